@@ -1,0 +1,64 @@
+package store
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Boot is the expectation that a machine boots the agent: one at a time, for one round of one job.
+type Boot struct {
+	Machine string
+	JobID   string
+	Round   int
+	Created time.Time
+	Expires time.Time
+	// Enrolled is zero until an agent has enrolled for this boot; Heard is its last call.
+	Enrolled time.Time
+	Heard    time.Time
+	// BootID is the agent's own id of this boot. The hashes are SHA-256 of its public key and of its certificate.
+	BootID          string
+	KeyHash         []byte
+	CertificateHash []byte
+}
+
+// Open says that an agent may enrol for this boot now.
+func (b *Boot) Open(now time.Time) bool {
+	return b != nil && b.Enrolled.IsZero() && now.Before(b.Expires)
+}
+
+// Boot reads what a machine is expected to boot; nil when nothing is.
+func (r *Reader) Boot(machine string) (*Boot, error) {
+	b := &Boot{Machine: machine}
+	var created, expires, enrolled, heard int64
+	err := r.q.QueryRowContext(r.ctx, "SELECT job_id, round, created, expires, enrolled, heard, boot_id, key_hash, certificate_hash FROM boots WHERE machine = ?", machine).
+		Scan(&b.JobID, &b.Round, &created, &expires, &enrolled, &heard, &b.BootID, &b.KeyHash, &b.CertificateHash)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the boot of machine %s: %w", machine, err)
+	}
+	b.Created, b.Expires, b.Enrolled, b.Heard = fromNanos(created), fromNanos(expires), fromNanos(enrolled), fromNanos(heard)
+	return b, nil
+}
+
+// SaveBoot stores a machine's boot in place of any before.
+func (t *Tx) SaveBoot(b *Boot) error {
+	if err := t.DeleteBoot(b.Machine); err != nil {
+		return err
+	}
+	return t.exec("INSERT INTO boots (machine, job_id, round, created, expires, enrolled, heard, boot_id, key_hash, certificate_hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+		b.Machine, b.JobID, b.Round, nanos(b.Created), nanos(b.Expires), nanos(b.Enrolled), nanos(b.Heard), b.BootID, b.KeyHash, b.CertificateHash)
+}
+
+// DeleteBoot ends the expectation that a machine boots the agent, and with it what its agent may do.
+func (t *Tx) DeleteBoot(machine string) error {
+	return t.exec("DELETE FROM boots WHERE machine = ?", machine)
+}
+
+// Heard notes that the agent of a boot called.
+func (t *Tx) Heard(machine, bootID string) error {
+	return t.exec("UPDATE boots SET heard = ? WHERE machine = ? AND boot_id = ?", nanos(t.now), machine, bootID)
+}

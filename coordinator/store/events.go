@@ -1,0 +1,93 @@
+package store
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	bloomeryv1 "bloomery/api/bloomery/v1"
+)
+
+// EventFilter chooses events; zero fields choose all.
+type EventFilter struct {
+	Machine, JobID, TypePrefix string
+	Since                      time.Time
+	// After is a sequence number: only events above it.
+	After int64
+	Limit int
+}
+
+// AppendEvent stores an event; its sequence number and, unless set, its time are the store's.
+// An event with a key that is there already changes nothing.
+func (t *Tx) AppendEvent(e *bloomeryv1.Event, key string) error {
+	at := t.now
+	if e.GetTime() != nil {
+		at = e.GetTime().AsTime()
+	}
+	var data []byte
+	if e.GetData() != nil {
+		var err error
+		if data, err = protojson.Marshal(e.GetData()); err != nil {
+			return fmt.Errorf("encode an event: %w", err)
+		}
+	}
+	return t.exec("INSERT INTO events (time, type, severity, machine, job_id, step_id, message, data, key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+		nanos(at), e.GetType(), int64(e.GetSeverity()), e.GetMachine(), e.GetJobId(), e.GetStepId(), e.GetMessage(), data, nullable(key))
+}
+
+// Events reads events in the order in which they were stored.
+func (r *Reader) Events(f EventFilter) ([]*bloomeryv1.Event, error) {
+	rows, err := r.q.QueryContext(r.ctx, `SELECT sequence, time, type, severity, machine, job_id, step_id, message, data FROM events
+WHERE sequence > ? AND (? = '' OR machine = ?) AND (? = '' OR job_id = ?) AND (? = '' OR substr(type, 1, ?) = ?) AND time >= ? ORDER BY sequence LIMIT ?`,
+		f.After, f.Machine, f.Machine, f.JobID, f.JobID, f.TypePrefix, len(f.TypePrefix), f.TypePrefix, nanos(f.Since), f.Limit)
+	if err != nil {
+		return nil, fmt.Errorf("read events: %w", err)
+	}
+	return collect(rows, func(rows *sql.Rows) (*bloomeryv1.Event, error) {
+		e := &bloomeryv1.Event{}
+		var at, severity int64
+		var data []byte
+		if err := rows.Scan(&e.Sequence, &at, &e.Type, &severity, &e.Machine, &e.JobId, &e.StepId, &e.Message, &data); err != nil {
+			return nil, err
+		}
+		e.Time, e.Severity = timestamppb.New(fromNanos(at)), bloomeryv1.Severity(severity)
+		if len(data) > 0 {
+			e.Data = &structpb.Struct{}
+			if err := protojson.Unmarshal(data, e.Data); err != nil {
+				return nil, fmt.Errorf("decode event %d: %w", e.GetSequence(), err)
+			}
+		}
+		return e, nil
+	})
+}
+
+// Acknowledged returns the highest sequence number of a boot's reports that is stored; 0 when none is.
+func (r *Reader) Acknowledged(machine, bootID string) (int64, error) {
+	var n int64
+	err := r.q.QueryRowContext(r.ctx, "SELECT acknowledged FROM reports WHERE machine = ? AND boot_id = ?", machine, bootID).Scan(&n)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, nil
+	}
+	return n, err
+}
+
+// SetAcknowledged raises the highest stored sequence number of a boot's reports.
+func (t *Tx) SetAcknowledged(machine, bootID string, sequence int64) error {
+	return t.exec("INSERT INTO reports (machine, boot_id, acknowledged, updated) VALUES (?, ?, ?, ?) ON CONFLICT (machine, boot_id) DO UPDATE SET acknowledged = excluded.acknowledged, updated = excluded.updated",
+		machine, bootID, sequence, nanos(t.now))
+}
+
+// Prune drops what is older than the newest keep events, and the notes that make calls idempotent once nobody can repeat them.
+func (t *Tx) Prune(keep int64, notesBefore time.Time) error {
+	return errors.Join(
+		t.exec("DELETE FROM events WHERE sequence <= (SELECT COALESCE(MAX(sequence), 0) FROM events) - ?", keep),
+		t.exec("DELETE FROM operations WHERE created < ?", nanos(notesBefore)),
+		t.exec("DELETE FROM reports WHERE updated < ?", nanos(notesBefore.Add(-7*24*time.Hour))),
+		t.exec("DELETE FROM requests WHERE created < ?", nanos(notesBefore.Add(-7*24*time.Hour))),
+	)
+}

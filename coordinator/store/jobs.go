@@ -1,0 +1,273 @@
+package store
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	bloomeryv1 "bloomery/api/bloomery/v1"
+)
+
+// Job is a job with what only the coordinator knows of it.
+type Job struct {
+	*bloomeryv1.Job
+	// Deadline is when the job fails whatever it does.
+	Deadline time.Time
+	// BootRound counts how often the job has powered the machine into the agent.
+	BootRound int
+	// TokenHash is SHA-256 of the phone-home token; nil without one, or once it was used.
+	TokenHash []byte
+	// Phoned is when the installed system phoned home.
+	Phoned time.Time
+	// StepBoots holds, by step index, the boot id that a step was given to last.
+	StepBoots []string
+	// saved is what is stored, to write only what has changed.
+	saved []*bloomeryv1.Step
+	boots []string
+}
+
+// Current returns the step that runs or will run next; nil after the last.
+func (j *Job) Current() *bloomeryv1.Step {
+	if i := int(j.GetStepIndex()); i >= 0 && i < len(j.GetSteps()) {
+		return j.GetSteps()[i]
+	}
+	return nil
+}
+
+// JobFilter chooses jobs; zero fields choose all.
+type JobFilter struct {
+	Machine string
+	Status  bloomeryv1.JobStatus
+	// Before is where the page before ended.
+	Before *JobPosition
+	Limit  int
+}
+
+// JobPosition is a place in the list of jobs, newest first.
+type JobPosition struct {
+	Created time.Time
+	ID      string
+}
+
+// Fence says who drives a job: a driver that lost it cannot write any more.
+type Fence struct {
+	JobID, Owner string
+	Epoch        int64
+}
+
+// CreateJob stores a new job with its steps, never changed but in their state.
+func (t *Tx) CreateJob(j *Job) error {
+	body, err := jobBody(j.Job)
+	if err != nil {
+		return err
+	}
+	err = t.exec("INSERT INTO jobs (id, machine, kind, status, created, deadline, boot_round, token_hash, phoned, owner, epoch, lease_expires, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, '', 0, 0, ?)",
+		j.GetId(), j.GetMachine(), int64(j.GetKind()), int64(j.GetStatus()), nanos(j.GetCreatedAt().AsTime()), nanos(j.Deadline), j.BootRound, j.TokenHash, body)
+	if err != nil {
+		return fmt.Errorf("store job %s: %w", j.GetId(), err)
+	}
+	for i, s := range j.GetSteps() {
+		spec, state, err := splitStep(s)
+		if err != nil {
+			return err
+		}
+		if err := t.exec("INSERT INTO steps (id, job_id, idx, boot_id, spec, body) VALUES (?, ?, ?, '', ?, ?)", s.GetId(), j.GetId(), i, spec, state); err != nil {
+			return fmt.Errorf("store step %s: %w", s.GetId(), err)
+		}
+	}
+	return nil
+}
+
+// SaveJob stores a job that was read in this transaction, and those of its steps that have changed.
+func (t *Tx) SaveJob(j *Job) error {
+	body, err := jobBody(j.Job)
+	if err != nil {
+		return err
+	}
+	if err := t.exec("UPDATE jobs SET status = ?, boot_round = ?, token_hash = ?, phoned = ?, body = ? WHERE id = ?",
+		int64(j.GetStatus()), j.BootRound, j.TokenHash, nanos(j.Phoned), body, j.GetId()); err != nil {
+		return fmt.Errorf("store job %s: %w", j.GetId(), err)
+	}
+	for i, s := range j.GetSteps() {
+		if proto.Equal(s, j.saved[i]) && j.StepBoots[i] == j.boots[i] {
+			continue
+		}
+		_, state, err := splitStep(s)
+		if err != nil {
+			return err
+		}
+		if err := t.exec("UPDATE steps SET boot_id = ?, body = ? WHERE id = ?", j.StepBoots[i], state, s.GetId()); err != nil {
+			return fmt.Errorf("store step %s: %w", s.GetId(), err)
+		}
+	}
+	return nil
+}
+
+func jobBody(j *bloomeryv1.Job) ([]byte, error) {
+	c := proto.Clone(j).(*bloomeryv1.Job)
+	c.Steps = nil
+	return protojson.Marshal(c)
+}
+
+// splitStep separates what never changes (the spec, up to 64 KiB of user data) from the state, which often does.
+func splitStep(s *bloomeryv1.Step) (spec, state []byte, err error) {
+	onlySpec := &bloomeryv1.Step{Spec: s.GetSpec()}
+	if spec, err = protojson.Marshal(onlySpec); err != nil {
+		return nil, nil, fmt.Errorf("encode step %s: %w", s.GetId(), err)
+	}
+	rest := proto.Clone(s).(*bloomeryv1.Step)
+	rest.Spec = nil
+	if state, err = protojson.Marshal(rest); err != nil {
+		return nil, nil, fmt.Errorf("encode step %s: %w", s.GetId(), err)
+	}
+	return spec, state, nil
+}
+
+const jobColumns = "id, body, deadline, boot_round, token_hash, phoned"
+
+// Job reads one job with its steps.
+func (r *Reader) Job(id string) (*Job, error) {
+	return r.jobBy("SELECT "+jobColumns+" FROM jobs WHERE id = ?", id)
+}
+
+// JobByToken reads the job whose phone-home token has a hash; ErrNotFound when none has.
+func (r *Reader) JobByToken(hash []byte) (*Job, error) {
+	return r.jobBy("SELECT "+jobColumns+" FROM jobs WHERE token_hash = ?", hash)
+}
+
+// JobByRequest reads the job that an earlier call with the same request key made.
+func (r *Reader) JobByRequest(key string) (*Job, error) {
+	return r.jobBy("SELECT "+jobColumns+" FROM jobs WHERE id = (SELECT job_id FROM requests WHERE id = ?)", key)
+}
+
+// SaveRequest remembers which job a request key made.
+func (t *Tx) SaveRequest(key, jobID string) error {
+	return t.exec("INSERT INTO requests (id, job_id, created) VALUES (?, ?, ?)", key, jobID, nanos(t.now))
+}
+
+func (r *Reader) jobBy(query string, args ...any) (*Job, error) {
+	jobs, err := r.jobs(query, args...)
+	if err != nil {
+		return nil, err
+	}
+	if len(jobs) == 0 {
+		return nil, fmt.Errorf("job: %w", ErrNotFound)
+	}
+	return jobs[0], nil
+}
+
+// Jobs reads jobs, newest first.
+func (r *Reader) Jobs(f JobFilter) ([]*Job, error) {
+	before, id := int64(1<<62), ""
+	if f.Before != nil {
+		before, id = nanos(f.Before.Created), f.Before.ID
+	}
+	return r.jobs("SELECT "+jobColumns+" FROM jobs WHERE (created < ? OR (created = ? AND id < ?)) AND (? = '' OR machine = ?) AND (? = 0 OR status = ?) ORDER BY created DESC, id DESC LIMIT ?",
+		before, before, id, f.Machine, f.Machine, int64(f.Status), int64(f.Status), f.Limit)
+}
+
+// RunningJobs names the jobs that have not ended.
+func (r *Reader) RunningJobs() ([]string, error) {
+	rows, err := r.q.QueryContext(r.ctx, "SELECT id FROM jobs WHERE status = ? ORDER BY created", int64(bloomeryv1.JobStatus_JOB_STATUS_RUNNING))
+	if err != nil {
+		return nil, fmt.Errorf("read running jobs: %w", err)
+	}
+	return collect(rows, func(rows *sql.Rows) (id string, err error) { return id, rows.Scan(&id) })
+}
+
+func (r *Reader) jobs(query string, args ...any) ([]*Job, error) {
+	rows, err := r.q.QueryContext(r.ctx, query, args...)
+	if err != nil {
+		return nil, fmt.Errorf("read jobs: %w", err)
+	}
+	jobs, err := collect(rows, func(rows *sql.Rows) (*Job, error) {
+		j := &Job{Job: &bloomeryv1.Job{}}
+		var id string
+		var body []byte
+		var deadline, phoned int64
+		if err := rows.Scan(&id, &body, &deadline, &j.BootRound, &j.TokenHash, &phoned); err != nil {
+			return nil, err
+		}
+		j.Deadline, j.Phoned = fromNanos(deadline), fromNanos(phoned)
+		return j, (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, j.Job)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read jobs: %w", err)
+	}
+	for _, j := range jobs {
+		if err := r.steps(j); err != nil {
+			return nil, fmt.Errorf("read the steps of job %s: %w", j.GetId(), err)
+		}
+	}
+	return jobs, nil
+}
+
+func (r *Reader) steps(j *Job) error {
+	rows, err := r.q.QueryContext(r.ctx, "SELECT spec, body, boot_id FROM steps WHERE job_id = ? ORDER BY idx", j.GetId())
+	if err != nil {
+		return err
+	}
+	j.Steps, err = collect(rows, func(rows *sql.Rows) (*bloomeryv1.Step, error) {
+		var spec, body []byte
+		var bootID string
+		if err := rows.Scan(&spec, &body, &bootID); err != nil {
+			return nil, err
+		}
+		s, onlySpec := &bloomeryv1.Step{}, &bloomeryv1.Step{}
+		if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, s); err != nil {
+			return nil, err
+		}
+		if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(spec, onlySpec); err != nil {
+			return nil, err
+		}
+		s.Spec = onlySpec.GetSpec()
+		j.saved = append(j.saved, proto.Clone(s).(*bloomeryv1.Step))
+		j.StepBoots = append(j.StepBoots, bootID)
+		j.boots = append(j.boots, bootID)
+		return s, nil
+	})
+	return err
+}
+
+// Claim takes a running job for an owner if nobody else holds it, and returns the fence to write with; ok is false when somebody does.
+func (t *Tx) Claim(id, owner string, ttl time.Duration) (fence Fence, ok bool, err error) {
+	var status, epoch, expires int64
+	var holder string
+	err = t.q.QueryRowContext(t.ctx, "SELECT status, owner, epoch, lease_expires FROM jobs WHERE id = ?", id).Scan(&status, &holder, &epoch, &expires)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Fence{}, false, fmt.Errorf("job %s: %w", id, ErrNotFound)
+	}
+	if err != nil {
+		return Fence{}, false, fmt.Errorf("read the driver of job %s: %w", id, err)
+	}
+	if status != int64(bloomeryv1.JobStatus_JOB_STATUS_RUNNING) || (holder != "" && holder != owner && expires > nanos(t.now)) {
+		return Fence{}, false, nil
+	}
+	fence = Fence{JobID: id, Owner: owner, Epoch: epoch + 1}
+	return fence, true, t.exec("UPDATE jobs SET owner = ?, epoch = ?, lease_expires = ? WHERE id = ?", owner, fence.Epoch, nanos(t.now.Add(ttl)), id)
+}
+
+// Renew checks a fence and, with a ttl above zero, holds the job for that long from now. ErrFenced when another took it.
+func (t *Tx) Renew(f Fence, ttl time.Duration) error {
+	var owner string
+	var epoch int64
+	if err := t.q.QueryRowContext(t.ctx, "SELECT owner, epoch FROM jobs WHERE id = ?", f.JobID).Scan(&owner, &epoch); err != nil {
+		return fmt.Errorf("read the driver of job %s: %w", f.JobID, err)
+	}
+	if owner != f.Owner || epoch != f.Epoch {
+		return fmt.Errorf("job %s: %w", f.JobID, ErrFenced)
+	}
+	if ttl <= 0 {
+		return nil
+	}
+	return t.exec("UPDATE jobs SET lease_expires = ? WHERE id = ?", nanos(t.now.Add(ttl)), f.JobID)
+}
+
+// Yield gives a job up, so that another coordinator need not wait for the lease to expire.
+func (t *Tx) Yield(f Fence) error {
+	return t.exec("UPDATE jobs SET owner = '', lease_expires = 0 WHERE id = ? AND owner = ? AND epoch = ?", f.JobID, f.Owner, f.Epoch)
+}
