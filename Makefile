@@ -1,0 +1,69 @@
+# Bloomery. `make help` lists the targets; everything that is made lands under out/.
+
+SHELL      := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+OUT     := $(CURDIR)/out
+TAGS    := libsqlite3
+TOOLS   := $(OUT)/tools
+BIN     := $(OUT)/bin
+GO      := go
+SUDO    := $(shell [ "$$(id -u)" -eq 0 ] || echo "sudo --preserve-env=PATH,HOME,GOPATH,GOCACHE,GOMODCACHE,CI")
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+
+export CGO_LDFLAGS_ALLOW := -Wl,-z,now
+
+.PHONY: help setup build image demo test check generate bench lint clean e2e
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: ## install the Debian packages that are missing
+	@sh tools/setup.sh
+
+$(TOOLS)/.stamp: tools/go.mod tools/go.sum
+	@mkdir -p $(TOOLS)
+	@echo 'building the developers'\'' tools (once)'
+	@cd tools && $(GO) build -o $(TOOLS)/ tool
+	@touch $@
+
+build: setup ## build the three commands into out/bin
+	@mkdir -p $(BIN)
+	@CGO_ENABLED=1 $(GO) build -tags $(TAGS) -trimpath -ldflags '-s -w' -o $(BIN)/bloomeryd ./cmd/bloomeryd
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(BIN)/bloomery ./cmd/bloomery
+	@CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w' -o $(BIN)/bloomery-agent ./cmd/bloomery-agent
+
+image: build ## build the agent image and the Debian 12 image (skipped when nothing changed)
+	@$(SUDO) $(BIN)/bloomery agent-image build --agent $(BIN)/bloomery-agent --sysroot $(OUT)/agent-sysroot --out $(OUT)/agent-image
+	@$(SUDO) images/recipes/debian-12/build $(OUT)/images/debian-12.raw
+
+demo: image ## power-on to customer's login in a virtual rack; KEEP=1 leaves the rack up
+	@$(SUDO) $(BIN)/bloomery lab demo $(if $(KEEP),--keep) --image-file $(OUT)/images/debian-12.raw --agent-image $(OUT)/agent-image --report $(OUT)/demo.json
+
+check: setup $(TOOLS)/.stamp ## format, vet, lint and unit tests: the inner loop
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$')); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
+	@$(GO) vet -tags $(TAGS) ./...
+	@$(MAKE) --no-print-directory lint
+	@$(GO) test -tags $(TAGS) -short ./...
+
+lint: $(TOOLS)/.stamp ## staticcheck, and whether generated code is current
+	@$(TOOLS)/staticcheck -tags $(TAGS) ./...
+	@cd api && PATH=$(TOOLS):$$PATH $(TOOLS)/buf lint
+	@$(MAKE) --no-print-directory generate GENERATE_OUT=$(OUT)/generated
+	@for f in $$(cd $(OUT)/generated && find . -name '*.go'); do cmp -s $(OUT)/generated/$$f api/$$f || { echo "api/$$f is stale: run make generate"; exit 1; }; done
+
+GENERATE_OUT ?= $(CURDIR)/api
+generate: $(TOOLS)/.stamp ## generate the API's Go code
+	@mkdir -p $(GENERATE_OUT)
+	@cd api && PATH=$(TOOLS):$$PATH $(TOOLS)/buf generate -o $(GENERATE_OUT)
+
+test: image $(TOOLS)/.stamp ## every test, with the race detector and a real install in the virtual rack
+	@$(MAKE) --no-print-directory lint
+	@$(SUDO) env PATH="$$PATH" BLOOMERY_OUT=$(OUT) $(TOOLS)/gotestsum --format pkgname -- -tags $(TAGS) -race -timeout 40m -p 2 ./...
+
+bench: image ## ratios of ours to peers in the same run, into out/bench.json
+	@$(GO) run ./images/bench --report $(OUT)/bench.json
+
+clean: ## remove what was made
+	@$(SUDO) rm -rf $(OUT)
