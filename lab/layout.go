@@ -1,0 +1,124 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+const (
+	// StateRoot is where racks are kept unless told otherwise: a directory of root's on a real disk,
+	// since machines' disks and the image store lie there too.
+	StateRoot = "/var/lib/bloomery-lab"
+	// maxSocketPath is what fits into sockaddr_un (unix(7)) with its final zero byte.
+	maxSocketPath = 107
+	// markerFile stands in every state directory, so that Down removes nothing else.
+	markerFile = ".bloomery-lab"
+	// envMarker is the environment variable that every process of a rack carries, with the state
+	// directory as its value.
+	envMarker = "BLOOMERY_LAB"
+	// envRack carries the rack's name.
+	envRack = "BLOOMERY_LAB_RACK"
+)
+
+// DefaultStateDir is the state directory of a rack when none is given.
+func DefaultStateDir(rack string) string { return filepath.Join(StateRoot, rack) }
+
+// layout names the files of a state directory.
+type layout struct{ dir string }
+
+func (l layout) marker() string      { return filepath.Join(l.dir, markerFile) }
+func (l layout) config() string      { return filepath.Join(l.dir, "rack.yaml") }
+func (l layout) state() string       { return filepath.Join(l.dir, "state.json") }
+func (l layout) control() string     { return filepath.Join(l.dir, "control.sock") }
+func (l layout) api() string         { return filepath.Join(l.dir, "api.sock") }
+func (l layout) rack() string        { return filepath.Join(l.dir, "rack") }
+func (l layout) agentImage() string  { return filepath.Join(l.dir, "agent-image") }
+func (l layout) coordinator() string { return filepath.Join(l.dir, "coordinator") }
+func (l layout) coordinatorConfig() string {
+	return filepath.Join(l.dir, "bloomeryd.yaml")
+}
+func (l layout) switchDir() string      { return filepath.Join(l.dir, "switch") }
+func (l layout) switchCA() string       { return filepath.Join(l.switchDir(), "ca.crt") }
+func (l layout) switchCert() string     { return filepath.Join(l.switchDir(), "server.crt") }
+func (l layout) switchKey() string      { return filepath.Join(l.switchDir(), "server.key") }
+func (l layout) switchPassword() string { return filepath.Join(l.switchDir(), "password") }
+func (l layout) logs() string           { return filepath.Join(l.dir, "log") }
+func (l layout) log(name string) string { return filepath.Join(l.logs(), name+".log") }
+
+func (l layout) machine(name string) string       { return filepath.Join(l.dir, "m", name) }
+func (l layout) consoleSocket(name string) string { return filepath.Join(l.machine(name), "con.sock") }
+func (l layout) qmpSocket(name string) string     { return filepath.Join(l.machine(name), "qmp.sock") }
+func (l layout) bmcSocket(name string) string     { return filepath.Join(l.machine(name), "bmc.sock") }
+func (l layout) nicSocket(name string, i int) string {
+	return filepath.Join(l.machine(name), fmt.Sprintf("net%d.sock", i))
+}
+func (l layout) vars(name string) string { return filepath.Join(l.machine(name), "vars.fd") }
+func (l layout) disk(name string, i int) string {
+	return filepath.Join(l.machine(name), fmt.Sprintf("disk%d.raw", i))
+}
+
+// newLayout cleans the directory's name and sees that all sockets fit and that QEMU can be given the paths.
+func newLayout(dir string, c Config) (layout, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return layout{}, fmt.Errorf("state directory %q: %w", dir, err)
+	}
+	if dir == "" || abs == "/" || strings.ContainsAny(abs, ",=\n\x00") {
+		return layout{}, fmt.Errorf("state directory %q: must be a directory of its own, without comma or equals sign", dir)
+	}
+	l := layout{dir: abs}
+	longest := l.control()
+	for _, m := range c.Machines {
+		for _, s := range []string{l.consoleSocket(m.Name), l.nicSocket(m.Name, maxNICs)} {
+			if len(s) > len(longest) {
+				longest = s
+			}
+		}
+	}
+	if len(longest) > maxSocketPath {
+		return layout{}, fmt.Errorf("state directory %s is too long by %d characters: unix sockets in it (%s) may have %d bytes; choose a shorter one",
+			abs, len(longest)-maxSocketPath, longest, maxSocketPath)
+	}
+	return l, nil
+}
+
+// create makes the directories. It refuses a directory that holds something else.
+func (l layout) create(c Config) error {
+	entries, err := os.ReadDir(l.dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	if len(entries) > 0 {
+		if _, err := os.Stat(l.marker()); err != nil {
+			return fmt.Errorf("state directory %s is not empty and not a rack's; choose another", l.dir)
+		}
+		return fmt.Errorf("state directory %s holds a rack already; `bloomery lab down` removes it", l.dir)
+	}
+	dirs := []string{l.dir, l.logs(), l.switchDir(), l.coordinator()}
+	for _, m := range c.Machines {
+		dirs = append(dirs, l.machine(m.Name))
+	}
+	for _, d := range dirs {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return fmt.Errorf("state directory: %w", err)
+		}
+		if d == l.dir {
+			if err := os.Chmod(d, 0o700); err != nil {
+				return fmt.Errorf("state directory: %w", err)
+			}
+			if err := os.WriteFile(l.marker(), []byte(c.Name+"\n"), 0o600); err != nil {
+				return fmt.Errorf("state directory: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// coordinatorNamespace is where the coordinator and the out-of-band addresses are.
+func coordinatorNamespace(rack string) string { return "bloomery-" + rack }
+
+// customerNamespace is where a customer's own machine is.
+func customerNamespace(rack, network string) string { return "bloomery-" + rack + "-" + network }
