@@ -210,13 +210,16 @@ func (s *DHCPServer) accept(b []byte) (received, bool) {
 	return received{packet, request}, true
 }
 
-func (s *DHCPServer) serve(ctx context.Context, conn net.PacketConn, in received) {
-	ctx, cancel := context.WithTimeout(ctx, dhcpTimeout)
+func (s *DHCPServer) serve(stopping context.Context, conn net.PacketConn, in received) {
+	ctx, cancel := context.WithTimeout(stopping, dhcpTimeout)
 	defer cancel()
 	event := Event{Server: "dhcp", Kind: KindAnswer, MAC: in.request.MAC, Request: in.request}
 	reply, err := s.answer(ctx, in, &event)
 	if err == nil && reply != nil {
 		err = s.send(conn, in.request, reply)
+	}
+	if err != nil && stopping.Err() != nil {
+		return // the server was stopped under the request: nothing to tell an operator
 	}
 	s.record(event, err)
 }

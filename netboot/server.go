@@ -12,6 +12,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/net/netutil"
 )
 
 // Config is what Run needs. Every listener that is "" is off.
@@ -31,7 +33,8 @@ type Config struct {
 	BootURL string
 	// Files is the directory of bloomery-agent.efi, vmlinuz and
 	// initramfs.cpio.zst. A file that is replaced by renaming is served as it
-	// was to those who are fetching it, and new to those who come later.
+	// was to those who are fetching it, and new to those who come later; links
+	// that lead out of the directory are not followed.
 	Files string
 	// Router, DNS and LeaseTime are as for DHCPConfig.
 	Router    netip.Addr
@@ -47,6 +50,9 @@ type Config struct {
 
 // shutdownTimeout is how long downloads under way are waited for at the end.
 const shutdownTimeout = 2 * time.Second
+
+// httpConnections is several for each machine of a rack; more wait their turn.
+const httpConnections = 256
 
 // Server is the three servers, listening, not yet answering.
 type Server struct {
@@ -113,9 +119,11 @@ func (s *Server) listenHTTP(ctx context.Context, files fs.FS) error {
 	if err != nil {
 		return err
 	}
-	if s.httpConn, err = new(net.ListenConfig).Listen(ctx, "tcp4", s.cfg.HTTP); err != nil {
+	conn, err := new(net.ListenConfig).Listen(ctx, "tcp4", s.cfg.HTTP)
+	if err != nil {
 		return fmt.Errorf("http: %w", err)
 	}
+	s.httpConn = netutil.LimitListener(conn, httpConnections)
 	s.http = NewHTTPServer(handler, s.cfg.Logger)
 	if s.cfg.BootURL == "" {
 		_, port, err := net.SplitHostPort(s.httpConn.Addr().String())
