@@ -1,0 +1,249 @@
+package images
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	// DefaultMaxImportSize is the most bytes of disk that Import accepts when ImportOptions.MaxSize is 0.
+	DefaultMaxImportSize = 64 << 30
+	defaultImportWorkers = 2
+	maxImportWorkers     = 16
+)
+
+// ImportOptions say what Import makes of a disk file. Name and Out must be set.
+type ImportOptions struct {
+	Name string
+	// Out is the folder to make, with the files of one image in it. It must not exist.
+	Out  string
+	OS   OS
+	Boot Boot
+	// Created is the manifest's time; time.Now when zero. A fixed one makes the same input give the same bytes.
+	Created time.Time
+	// Key signs the manifest when it is set. Without it there is no signature file yet: see Sign.
+	Key *PrivateKey
+	// MaxSize is the most bytes of disk to accept; DefaultMaxImportSize when 0.
+	MaxSize int64
+	// Workers compress in parallel; 2 when 0.
+	Workers int
+	// Progress is called from one goroutine after each frame with the bytes read of the input and the bytes of disk stored so far.
+	Progress func(in, disk int64)
+}
+
+// Import turns a disk file, raw or compressed as .zst, .gz or .xz (found by its first bytes), into an image in the folder
+// options.Out. It streams with bounded memory. The folder appears complete or not at all.
+func Import(ctx context.Context, r io.Reader, options ImportOptions) (*Manifest, error) {
+	m, err := importTo(ctx, r, options)
+	if err != nil {
+		return nil, fmt.Errorf("importing image %.64s: %w", options.Name, err)
+	}
+	return m, nil
+}
+
+func importTo(ctx context.Context, r io.Reader, options ImportOptions) (m *Manifest, err error) {
+	if err := ValidateName(options.Name); err != nil {
+		return nil, err
+	}
+	if options.MaxSize == 0 {
+		options.MaxSize = DefaultMaxImportSize
+	}
+	if options.MaxSize < 0 || options.MaxSize > MaxDiskSize {
+		return nil, fieldErrorf("max_size", "%d is not between 1 and %d", options.MaxSize, int64(MaxDiskSize))
+	}
+	if options.Workers <= 0 {
+		options.Workers = defaultImportWorkers
+	}
+	options.Workers = min(options.Workers, maxImportWorkers)
+	if options.Created.IsZero() {
+		options.Created = time.Now()
+	}
+	if _, err := os.Lstat(options.Out); err == nil {
+		return nil, fmt.Errorf("%s: %w", options.Out, ErrExists)
+	}
+	parent := filepath.Dir(filepath.Clean(options.Out))
+	temp, err := os.MkdirTemp(parent, ".import-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(temp))
+		}
+	}()
+	m = &Manifest{
+		Format: Format, Name: options.Name, Kind: KindDisk, SectorSize: SectorSize, FrameSize: FrameSize,
+		Created: options.Created.UTC().Truncate(time.Second), OS: options.OS, Boot: options.Boot,
+	}
+	if err := writeData(ctx, r, filepath.Join(temp, DataFile), m, options); err != nil {
+		return nil, err
+	}
+	manifest, err := m.Encode()
+	if err != nil {
+		return nil, err
+	}
+	if err := writeNewFile(filepath.Join(temp, ManifestFile), manifest, 0o644); err != nil {
+		return nil, err
+	}
+	if options.Key != nil {
+		signature, err := Sign(manifest, *options.Key)
+		if err != nil {
+			return nil, err
+		}
+		if err := writeNewFile(filepath.Join(temp, SignatureFile), signature, 0o644); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.Rename(temp, options.Out); err != nil {
+		return nil, err
+	}
+	return m, syncDir(parent)
+}
+
+func writeData(ctx context.Context, r io.Reader, path string, m *Manifest, options ImportOptions) error {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	err = compressFrames(ctx, r, file, m, options)
+	if err == nil {
+		err = file.Sync()
+	}
+	return errors.Join(err, file.Close())
+}
+
+// importFrame is a frame on its way through the compressor.
+type importFrame struct {
+	raw    []byte // empty for zeros
+	offset int64
+	length int64
+	in     int64
+	stored []byte
+	frame  Frame
+	done   chan struct{}
+}
+
+// compressFrames reads, compresses in parallel and writes in order: every frame enters both the workers' queue and the
+// writer's, whose length bounds the memory.
+func compressFrames(ctx context.Context, r io.Reader, w io.Writer, m *Manifest, options ImportOptions) error {
+	group, ctx := errgroup.WithContext(ctx)
+	work := make(chan *importFrame)
+	ordered := make(chan *importFrame, options.Workers)
+
+	group.Go(func() error {
+		defer close(work)
+		defer close(ordered)
+		return readFrames(ctx, r, work, ordered, options.MaxSize)
+	})
+	for range options.Workers {
+		group.Go(func() error {
+			encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBetterCompression),
+				zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithWindowSize(FrameSize))
+			if err != nil {
+				return fmt.Errorf("starting zstd: %w", err)
+			}
+			for f := range work {
+				f.stored = encoder.EncodeAll(f.raw, nil)
+				f.frame = Frame{Offset: f.offset, Length: f.length, DataLength: int64(len(f.stored)), SHA256: sha256.Sum256(f.stored), RawSHA256: sha256.Sum256(f.raw)}
+				f.raw = nil
+				close(f.done)
+			}
+			return encoder.Close()
+		})
+	}
+	group.Go(func() error { return storeFrames(ctx, ordered, w, m, options.Progress) })
+	return group.Wait()
+}
+
+func readFrames(ctx context.Context, r io.Reader, work, ordered chan<- *importFrame, limit int64) error {
+	counted := &countingReader{ctx: ctx, r: r}
+	disk, err := decompress(counted)
+	if err != nil {
+		return err
+	}
+	defer disk.Close()
+	zeros := make([]byte, FrameSize)
+	var buffer []byte
+	for offset := int64(0); ; {
+		if buffer == nil {
+			buffer = make([]byte, FrameSize)
+		}
+		n, err := io.ReadFull(disk, buffer)
+		ended := err == io.EOF || err == io.ErrUnexpectedEOF && disk.ended()
+		if err != nil && !ended {
+			return fmt.Errorf("reading %s input at byte %d of the disk: %w", disk.kind, offset+int64(n), err)
+		}
+		if offset+int64(n) > limit {
+			return fmt.Errorf("reading %s input: the disk goes on at byte %d, the limit", disk.kind, limit)
+		}
+		if n%SectorSize != 0 {
+			return fmt.Errorf("reading %s input: the disk has %d bytes: size not a multiple of %d", disk.kind, offset+int64(n), SectorSize)
+		}
+		if n > 0 {
+			f := &importFrame{offset: offset, length: int64(n), in: counted.n, done: make(chan struct{})}
+			if bytes.Equal(buffer[:n], zeros[:n]) {
+				f.frame = Frame{Offset: offset, Length: int64(n), Zero: true}
+				close(f.done)
+			} else {
+				f.raw, buffer = buffer[:n], nil
+				select {
+				case work <- f:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+			select {
+			case ordered <- f:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			offset += int64(n)
+		}
+		if ended && offset == 0 {
+			return fmt.Errorf("reading %s input: it is empty", disk.kind)
+		}
+		if ended {
+			return nil
+		}
+	}
+}
+
+func storeFrames(ctx context.Context, ordered <-chan *importFrame, w io.Writer, m *Manifest, progress func(in, disk int64)) error {
+	var dataOffset int64
+	for f := range ordered {
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		last := len(m.Frames) - 1
+		switch {
+		case f.frame.Zero && last >= 0 && m.Frames[last].Zero:
+			m.Frames[last].Length += f.length
+		case f.frame.Zero:
+			m.Frames = append(m.Frames, f.frame)
+		default:
+			if _, err := w.Write(f.stored); err != nil {
+				return fmt.Errorf("writing data: %w", err)
+			}
+			f.frame.DataOffset = dataOffset
+			dataOffset += f.frame.DataLength
+			m.Frames = append(m.Frames, f.frame)
+		}
+		m.Size = f.offset + f.length
+		if progress != nil {
+			progress(f.in, m.Size)
+		}
+	}
+	return ctx.Err()
+}
