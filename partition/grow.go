@@ -1,0 +1,181 @@
+package partition
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"bloomery/internal/run"
+)
+
+// GrowResult says what GrowLast did.
+type GrowResult struct {
+	Filesystem string `json:"filesystem"`
+	// BytesBefore and BytesAfter are the partition's size.
+	BytesBefore int64 `json:"bytes_before"`
+	BytesAfter  int64 `json:"bytes_after"`
+}
+
+// GrowLast gives the rest of the disk to partition n and to the filesystem in it (ext4, xfs, btrfs): the backup table moves to the disk's
+// end, the partition's end to the last whole MiB. It refuses a damaged table (ErrTable) and a partition that is not the last one, before
+// anything is written. Doing it again changes nothing.
+//
+// The filesystem is grown while it is mounted: the kernel then needs no full check before, which costs far more than the growth itself.
+func (d Disks) GrowLast(ctx context.Context, dev string, n int) (GrowResult, error) {
+	result, err := d.growPartition(dev, n)
+	if err != nil {
+		return result, fmt.Errorf("grow partition %d of %s: %w", n, dev, err)
+	}
+	path := PartitionPath(dev, n)
+	if result.Filesystem, err = filesystemOf(path); err != nil {
+		return result, fmt.Errorf("grow the filesystem on %s: %w", path, err)
+	}
+	if err := d.growFilesystem(ctx, path, result.Filesystem); err != nil {
+		return result, fmt.Errorf("grow the %s filesystem on %s: %w", result.Filesystem, path, err)
+	}
+	return result, nil
+}
+
+func (d Disks) growPartition(dev string, n int) (GrowResult, error) {
+	b, err := d.openBlock(dev, false)
+	if err != nil {
+		return GrowResult{}, err
+	}
+	defer b.Close()
+	result, info, err := growTable(b, n)
+	if err != nil {
+		return result, err
+	}
+	return result, showPartition(b, PartitionPath(dev, n), n, int64(info.FirstLBA)*int64(info.SectorSize), result.BytesAfter)
+}
+
+func growTable(d disk, n int) (GrowResult, Info, error) {
+	old, err := readTable(d, d.Size(), d.SectorSize())
+	if err != nil {
+		return GrowResult{}, Info{}, err
+	}
+	before, err := partitionInfo(d, n)
+	if err != nil {
+		return GrowResult{}, Info{}, err
+	}
+	grown, err := old.grown(n, uint64(d.Size())/uint64(d.SectorSize()))
+	if err != nil {
+		return GrowResult{}, Info{}, err
+	}
+	if grown != old {
+		if err := grown.write(d); err != nil {
+			return GrowResult{}, Info{}, err
+		}
+		if err := fitProtectiveMBR(d); err != nil {
+			return GrowResult{}, Info{}, err
+		}
+	}
+	after, err := partitionInfo(d, n)
+	if err != nil {
+		return GrowResult{}, Info{}, fmt.Errorf("read the new table back: %w", err)
+	}
+	sector := int64(d.SectorSize())
+	return GrowResult{BytesBefore: int64(before.Sectors) * sector, BytesAfter: int64(after.Sectors) * sector}, after, nil
+}
+
+// fitProtectiveMBR makes the entry of type 0xEE that starts in sector 1 span the disk (UEFI specification, section 5.2.3); others stand.
+func fitProtectiveMBR(d disk) error {
+	mbr := make([]byte, d.SectorSize())
+	if err := readFull(d, mbr, 0); err != nil {
+		return fmt.Errorf("read protective MBR: %w", err)
+	}
+	if mbr[510] != 0x55 || mbr[511] != 0xaa {
+		return nil
+	}
+	for i := range 4 {
+		entry := mbr[446+16*i : 462+16*i]
+		if entry[4] != 0xee || binary.LittleEndian.Uint32(entry[8:]) != 1 {
+			continue
+		}
+		span := min(uint64(d.Size())/uint64(d.SectorSize())-1, 0xffffffff)
+		binary.LittleEndian.PutUint32(entry[12:], uint32(span))
+		if _, err := d.WriteAt(mbr, 0); err != nil {
+			return fmt.Errorf("write protective MBR: %w", err)
+		}
+		return d.Sync()
+	}
+	return nil
+}
+
+// rereadTable lets the kernel look at the disk's table again; it refuses while a partition is in use.
+func rereadTable(b *blockDevice) error {
+	err := unix.IoctlSetInt(int(b.Fd()), unix.BLKRRPART, 0)
+	if errors.Is(err, unix.EINVAL) {
+		// A device that cannot have partitions (a loop device without partscan) has none to forget.
+		return nil
+	}
+	return err
+}
+
+// showPartition makes the kernel's view of one partition the table's, also while the partition is in use.
+func showPartition(b *blockDevice, path string, n int, start, length int64) error {
+	rereadErr := unix.IoctlSetInt(int(b.Fd()), unix.BLKRRPART, 0)
+	if rereadErr != nil {
+		partition := unix.BlkpgPartition{Start: start, Length: length, Pno: int32(n)}
+		argument := unix.BlkpgIoctlArg{Op: unix.BLKPG_RESIZE_PARTITION, Datalen: int32(unsafe.Sizeof(partition)), Data: (*byte)(unsafe.Pointer(&partition))}
+		if err := ioctlPointer(b.File, unix.BLKPG, unsafe.Pointer(&argument)); err != nil {
+			return fmt.Errorf("tell the kernel of the partition's size: %w", errors.Join(rereadErr, err))
+		}
+	}
+	if _, err := os.Stat(path); err != nil {
+		return fmt.Errorf("the kernel does not show the partition: %w", err)
+	}
+	return nil
+}
+
+// filesystemOf tells the kinds that can be grown by their superblocks (Documentation/filesystems; ext4 at 1024, XFS at 0, btrfs at 64 KiB).
+func filesystemOf(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	head := make([]byte, 64<<10+4096)
+	if err := readFull(f, head, 0); err != nil {
+		return "", err
+	}
+	switch {
+	case binary.LittleEndian.Uint16(head[1024+56:]) == 0xef53:
+		return "ext4", nil
+	case bytes.HasPrefix(head, []byte("XFSB")):
+		return "xfs", nil
+	case string(head[0x10040:0x10048]) == "_BHRfS_M":
+		return "btrfs", nil
+	}
+	return "", errors.New("no ext4, xfs or btrfs filesystem is on it")
+}
+
+func (d Disks) growFilesystem(ctx context.Context, path, kind string) error {
+	err := d.WithMount(ctx, path, func(root string) error {
+		argv := map[string][]string{
+			"ext4":  {"resize2fs", path},
+			"xfs":   {"xfs_growfs", root},
+			"btrfs": {"btrfs", "filesystem", "resize", "max", root},
+		}[kind]
+		_, err := run.Output(ctx, d.Runner, argv)
+		return err
+	})
+	if err == nil || kind != "ext4" || ctx.Err() != nil {
+		return err
+	}
+	// What the mounted filesystem refused, a checked one may do.
+	checked, checkErr := d.Runner.Run(ctx, []string{"e2fsck", "-f", "-p", path})
+	if checkErr != nil || checked.ExitCode > 1 {
+		return errors.Join(err, checkErr, fmt.Errorf("e2fsck exited with code %d", checked.ExitCode))
+	}
+	if _, offlineErr := run.Output(ctx, d.Runner, []string{"resize2fs", path}); offlineErr != nil {
+		return errors.Join(err, offlineErr)
+	}
+	return nil
+}
