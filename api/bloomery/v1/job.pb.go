@@ -1267,8 +1267,11 @@ type CloudInitStep struct {
 	UserData      []byte                 `protobuf:"bytes,4,opt,name=user_data,json=userData,proto3" json:"user_data,omitempty"`
 	VendorData    []byte                 `protobuf:"bytes,5,opt,name=vendor_data,json=vendorData,proto3" json:"vendor_data,omitempty"`
 	NetworkConfig []byte                 `protobuf:"bytes,6,opt,name=network_config,json=networkConfig,proto3" json:"network_config,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Sizes of user_data and vendor_data; operators get these in place of the bytes, which hold secrets.
+	UserDataBytes   int32 `protobuf:"varint,7,opt,name=user_data_bytes,json=userDataBytes,proto3" json:"user_data_bytes,omitempty"`
+	VendorDataBytes int32 `protobuf:"varint,8,opt,name=vendor_data_bytes,json=vendorDataBytes,proto3" json:"vendor_data_bytes,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *CloudInitStep) Reset() {
@@ -1341,6 +1344,20 @@ func (x *CloudInitStep) GetNetworkConfig() []byte {
 		return x.NetworkConfig
 	}
 	return nil
+}
+
+func (x *CloudInitStep) GetUserDataBytes() int32 {
+	if x != nil {
+		return x.UserDataBytes
+	}
+	return 0
+}
+
+func (x *CloudInitStep) GetVendorDataBytes() int32 {
+	if x != nil {
+		return x.VendorDataBytes
+	}
+	return 0
 }
 
 // BootEntryStep makes the firmware start the installed disk.
@@ -2020,7 +2037,7 @@ const file_bloomery_v1_job_proto_rawDesc = "" +
 	"\x0fmanifest_sha256\x18\x03 \x01(\tR\x0emanifestSha256\"V\n" +
 	"\fGrowRootStep\x12(\n" +
 	"\x04disk\x18\x01 \x01(\v2\x14.bloomery.v1.DiskRefR\x04disk\x12\x1c\n" +
-	"\tpartition\x18\x02 \x01(\x05R\tpartition\"\xd9\x01\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\"\xad\x02\n" +
 	"\rCloudInitStep\x12(\n" +
 	"\x04disk\x18\x01 \x01(\v2\x14.bloomery.v1.DiskRefR\x04disk\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x1b\n" +
@@ -2028,7 +2045,9 @@ const file_bloomery_v1_job_proto_rawDesc = "" +
 	"\tuser_data\x18\x04 \x01(\fR\buserData\x12\x1f\n" +
 	"\vvendor_data\x18\x05 \x01(\fR\n" +
 	"vendorData\x12%\n" +
-	"\x0enetwork_config\x18\x06 \x01(\fR\rnetworkConfig\"\xa1\x01\n" +
+	"\x0enetwork_config\x18\x06 \x01(\fR\rnetworkConfig\x12&\n" +
+	"\x0fuser_data_bytes\x18\a \x01(\x05R\ruserDataBytes\x12*\n" +
+	"\x11vendor_data_bytes\x18\b \x01(\x05R\x0fvendorDataBytes\"\xa1\x01\n" +
 	"\rBootEntryStep\x12(\n" +
 	"\x04disk\x18\x01 \x01(\v2\x14.bloomery.v1.DiskRefR\x04disk\x12#\n" +
 	"\resp_partition\x18\x02 \x01(\x05R\fespPartition\x12\x1f\n" +
