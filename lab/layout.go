@@ -95,7 +95,11 @@ func (l layout) create(c Config) error {
 		if _, err := os.Stat(l.marker()); err != nil {
 			return fmt.Errorf("state directory %s is not empty and not a rack's; choose another", l.dir)
 		}
-		return fmt.Errorf("state directory %s holds a rack already; `bloomery lab down` removes it", l.dir)
+		for _, e := range entries {
+			if e.Name() != markerFile && e.Name() != filepath.Base(l.logs()) { // those are what Down with KeepLogs leaves
+				return fmt.Errorf("state directory %s holds a rack already; `bloomery lab down` removes it", l.dir)
+			}
+		}
 	}
 	dirs := []string{l.dir, l.logs(), l.switchDir(), l.coordinator()}
 	for _, m := range c.Machines {
