@@ -4,7 +4,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -118,12 +117,5 @@ func TestGNMIRefusesStrangers(t *testing.T) {
 	bad.CA.AppendCertsFromPEM(ca)
 	if _, err := switchport.DialGNMI(t.Context(), bad); err == nil || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("another authority: %v", err)
-	}
-}
-
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root for network namespaces and taps")
 	}
 }
