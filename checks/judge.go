@@ -97,7 +97,8 @@ func (j *judgement) nvme(h nvmeHealth, p Policy) {
 	}
 	zero := 0.0
 	j.measure(Measurement{Name: "critical_warning", Value: float64(h.CriticalWarning), Max: &zero})
-	if h.AvailableSpare != nil && h.SpareThreshold != nil {
+	// A threshold of 0 is a disk that does not count its spare capacity, as QEMU's; it shows 0 for both.
+	if h.AvailableSpare != nil && h.SpareThreshold != nil && *h.SpareThreshold > 0 {
 		least := *h.SpareThreshold
 		j.measure(Measurement{Name: "available_spare", Value: *h.AvailableSpare, Unit: "%", Min: &least})
 		switch {

@@ -31,7 +31,7 @@ type Run struct {
 func WriteOCP(w io.Writer, results []Result, dut DUT, about Run) error {
 	o := ocpWriter{enc: json.NewEncoder(w), at: about.Ended}
 	o.enc.SetEscapeHTML(false)
-	o.line("schemaVersion", object{"major": 2, "minor": 0})
+	o.stamped(about.Started, "schemaVersion", object{"major": 2, "minor": 0})
 	o.run(about.Started, "testRunStart", object{
 		"name": about.Name, "version": about.Version, "commandLine": about.CommandLine, "parameters": object{}, "dutInfo": dutInfo(dut),
 	})

@@ -69,7 +69,8 @@ func (r rawDHCP) renew(ctx context.Context, l Link, lease Lease) (Lease, error) 
 	defer c.Close()
 	// The renewal goes out as a broadcast with ciaddr set, so that any coordinator hears it.
 	id := dhcpv4.OptServerIdentifier(lease.Server.AsSlice())
-	ack, err := dhcpv4.New(dhcpv4.WithHwAddr(l.MAC), dhcpv4.WithYourIP(lease.Address.Addr().AsSlice()), dhcpv4.WithOption(id))
+	isReply := func(d *dhcpv4.DHCPv4) { d.OpCode = dhcpv4.OpcodeBootReply }
+	ack, err := dhcpv4.New(isReply, dhcpv4.WithHwAddr(l.MAC), dhcpv4.WithYourIP(lease.Address.Addr().AsSlice()), dhcpv4.WithOption(id))
 	if err != nil {
 		return Lease{}, fmt.Errorf("renew a lease: %w", err)
 	}
