@@ -1,0 +1,130 @@
+package images
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// tracker knows which frames of a write are done and durable, and reports it.
+type tracker struct {
+	manifest *Manifest
+	report   func(Progress)
+	start    time.Time
+
+	mu       sync.Mutex
+	done     []bool
+	low      int // all frames below are written, but for the head's
+	durable  int // all frames below are synced
+	disk     int64
+	resumed  int64 // of disk, the bytes that an earlier write wrote
+	data     int64
+	lastSync time.Time
+	synced   int64 // disk at the last sync
+	resume   Watermark
+}
+
+func newTracker(options WriteOptions) *tracker {
+	return &tracker{
+		manifest: options.Manifest, report: options.Progress, start: time.Now(),
+		done: make([]bool, len(options.Manifest.Frames)), resume: options.Resume,
+	}
+}
+
+// watermark is the one that the write was asked to resume at.
+func (t *tracker) watermark() Watermark { return t.resume }
+
+// begin takes the frames below first for done; those of the head are counted when they are written.
+func (t *tracker) begin(first int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.low, t.durable = first, first
+	for i := headFrames(t.manifest, min(headSize, t.manifest.Size)); i < first; i++ {
+		t.disk += t.manifest.Frames[i].Length
+	}
+	t.resumed, t.synced, t.lastSync = t.disk, t.disk, time.Now()
+}
+
+func (t *tracker) frameDone(i int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := &t.manifest.Frames[i]
+	t.disk += f.Length
+	t.data += f.DataLength
+	t.done[i] = true
+	for t.low < len(t.done) && t.done[t.low] {
+		t.low++
+	}
+}
+
+func (t *tracker) dataDone() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.data
+}
+
+// watch reports progress and moves the watermark until done is closed.
+func (t *tracker) watch(ctx context.Context, done <-chan struct{}, device Device) error {
+	ticker := time.NewTicker(progressEvery)
+	defer ticker.Stop()
+	poll := time.NewTicker(progressEvery / 5)
+	defer poll.Stop()
+	for {
+		select {
+		case <-done:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-poll.C:
+			if err := t.sync(device); err != nil {
+				return err
+			}
+		case <-ticker.C:
+			t.send()
+		}
+	}
+}
+
+// sync makes the written frames durable when enough bytes or time have passed since it did so last.
+func (t *tracker) sync(device Device) error {
+	t.mu.Lock()
+	low, disk := t.low, t.disk
+	due := low > t.durable && (disk-t.synced >= syncBytes || time.Since(t.lastSync) >= syncInterval)
+	t.mu.Unlock()
+	if !due {
+		return nil
+	}
+	if err := device.Sync(); err != nil {
+		return fmt.Errorf("syncing the disk: %w", err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.durable, t.synced, t.lastSync = low, disk, time.Now()
+	return nil
+}
+
+// finish reports the end.
+func (t *tracker) finish() {
+	t.mu.Lock()
+	t.durable = len(t.done)
+	t.mu.Unlock()
+	t.send()
+}
+
+func (t *tracker) send() {
+	if t.report == nil {
+		return
+	}
+	t.mu.Lock()
+	p := Progress{
+		DiskDone: t.disk, DiskTotal: t.manifest.Size,
+		DataDone: t.data, DataTotal: t.manifest.DataLength(),
+		Watermark: Watermark{ManifestSHA256: t.manifest.SHA256().String(), Frame: t.durable},
+	}
+	if elapsed := time.Since(t.start).Seconds(); elapsed > 0 {
+		p.BytesPerSecond = float64(t.disk-t.resumed) / elapsed
+	}
+	t.mu.Unlock()
+	t.report(p)
+}
