@@ -22,8 +22,8 @@ import (
 var probes = []string{
 	"busybox true", "mkfs.ext4 -V", "e2fsck -V", "fsck.ext4 -V", "resize2fs /none 2>&1 | grep resize2fs", "tune2fs 2>&1 | grep tune2fs", "dumpe2fs -V",
 	"mkfs.xfs -V", "xfs_growfs -V", "xfs_repair -V", "btrfs --version", "mkfs.btrfs --version",
-	"mkfs.vfat --help | grep -i usage", "fsck.vfat --help 2>&1 | grep -i usage", "mkswap --version",
-	"mdadm --version", "mdmon --help", "dmsetup version", "lvm version", "pvs", "lvs", "cryptsetup --version",
+	"mkfs.vfat --help 2>&1 | grep -i usage", "fsck.vfat --help 2>&1 | grep -i usage", "mkswap --version",
+	"mdadm --version", "mdmon --help 2>&1 | grep -i usage", "dmsetup version", "lvm version", "pvs", "lvs", "cryptsetup --version",
 	"sgdisk --version", "sfdisk --version", "blkid -V", "wipefs --version", "lsblk --version", "partx --version", "blkdiscard --version",
 	"nvme version", "smartctl --version", "hdparm -V", "stressapptest -s 1 -M 8 -m 1 -v 3",
 	"modprobe xfs && grep -q crc32c_generic /proc/modules", "modprobe mlx5_core", "modprobe ice", "modprobe btrfs", "modprobe ext4", "modprobe vfat",
