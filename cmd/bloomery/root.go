@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"connectrpc.com/connect"
+	"github.com/spf13/cobra"
+
+	bloomeryv1 "bloomery/api/bloomery/v1"
+)
+
+// Exit codes of the command line.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// usageError marks a mistake in how a command was called.
+type usageError struct{ err error }
+
+func (e usageError) Error() string { return e.err.Error() }
+func (e usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// settings are the flags that every command takes.
+type settings struct {
+	configPath string
+	output     string
+}
+
+// run executes one command line and returns the process's exit code.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitDone
+	}
+	fmt.Fprintln(stderr, "error: "+explain(err))
+	var usage usageError
+	if errors.As(err, &usage) {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+func newRoot() *cobra.Command {
+	set := &settings{}
+	root := &cobra.Command{
+		Use:   "bloomery",
+		Short: "Burn in, install and rescue the machines of a rack",
+		Long: `bloomery talks to the coordinator of a rack of bare-metal machines.
+
+It reads which rack, and with which certificate, from the file that
+"bloomery rack init" made: --config, else $BLOOMERY_CONFIG, else
+~/.config/bloomery/config.yaml.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          noArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.PersistentFlags().StringVar(&set.configPath, "config", "", "client configuration file")
+	root.PersistentFlags().StringVarP(&set.output, "output", "o", "table", "output format: table, json or yaml")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usagef("%w (see %q)", err, cmd.CommandPath()+" --help")
+	})
+	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		switch set.output {
+		case "table", "json", "yaml":
+			return nil
+		}
+		return usagef("--output %q: use table, json or yaml", set.output)
+	}
+	root.AddCommand(
+		newMachineCommand(set), newJobCommand(set), newEventCommand(set), newImageCommand(set),
+		newRackCommand(set), newAgentImageCommand(set), newLabCommand(set),
+	)
+	return root
+}
+
+// group makes a command that only holds others; a word that is none of them is a usage error.
+func group(use, short string, children ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   use,
+		Short: short,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("%s has no command %q (see %q)", cmd.CommandPath(), args[0], cmd.CommandPath()+" --help")
+			}
+			return cmd.Help()
+		},
+	}
+	cmd.AddCommand(children...)
+	return cmd
+}
+
+// noArgs and exactArgs are cobra's checks with usage errors.
+func noArgs(cmd *cobra.Command, args []string) error { return exactArgs(0)(cmd, args) }
+
+func exactArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == n {
+			return nil
+		}
+		return usagef("%s takes %d argument(s), not %d: usage: %s", cmd.CommandPath(), n, len(args), cmd.UseLine())
+	}
+}
+
+// explain turns an error into what an operator can act on: a coordinator's field errors first.
+func explain(err error) string {
+	var rpc *connect.Error
+	if !errors.As(err, &rpc) {
+		return err.Error()
+	}
+	text := rpc.Message()
+	for _, detail := range rpc.Details() {
+		value, decodeErr := detail.Value()
+		if decodeErr != nil {
+			continue
+		}
+		if field, ok := value.(*bloomeryv1.FieldError); ok {
+			text = fmt.Sprintf("%s: %s (%s)", field.GetField(), field.GetMessage(), field.GetReason())
+		}
+	}
+	switch rpc.Code() {
+	case connect.CodeUnavailable:
+		return "no coordinator answers: " + text
+	case connect.CodeUnauthenticated, connect.CodePermissionDenied:
+		return "not allowed: " + text
+	}
+	return text
+}
