@@ -85,6 +85,9 @@ func (c *collector) disk(name, path string) Disk {
 		c.problem("disk "+d.Name, err)
 		real = path
 	}
+	if strings.Contains(real, "/nvme-subsystem/") {
+		real = throughController(real, name)
+	}
 	d.Transport = transport(name, real)
 	switch d.Transport {
 	case "nvme":
@@ -110,6 +113,18 @@ func (c *collector) disk(name, path string) Disk {
 		c.problem("disk "+d.Name, errors.New("it has no size: the medium or the controller is broken"))
 	}
 	return d
+}
+
+// throughController gives an NVMe disk that may have several paths, and so lies below a virtual subsystem, the place that
+// it has below its first PCI controller.
+func throughController(real, name string) string {
+	controllers, _ := filepath.Glob(filepath.Join(filepath.Dir(real), "nvme[0-9]*")) // the pattern is well-formed
+	for _, controller := range controllers {
+		if place, err := filepath.EvalSymlinks(controller); err == nil && pciParent(place) != "" {
+			return filepath.Join(place, name)
+		}
+	}
+	return real
 }
 
 // scsiIdentity takes serial and WWN from the vital product data that the kernel keeps (SPC-4, sections 7.8.4 and 7.8.15).

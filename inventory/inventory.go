@@ -119,7 +119,9 @@ func Collect(ctx context.Context, root Root) (*Inventory, error) {
 	if _, err := os.Stat(root.Sys); err != nil {
 		return nil, fmt.Errorf("collect the inventory: %w", err)
 	}
-	c := &collector{root: root, inv: &Inventory{}}
+	c := &collector{root: root, inv: &Inventory{
+		CPUs: []CPU{}, Memory: Memory{Modules: []Module{}}, Disks: []Disk{}, NICs: []NIC{}, // JSON: [] rather than null
+	}}
 	for _, part := range []struct {
 		name    string
 		collect func() error
@@ -220,9 +222,8 @@ func (c *collector) management() error {
 		c.inv.TPM.Present = true
 		c.inv.TPM.Version = int(readNumber(filepath.Join(c.root.Sys, "class/tpm/tpm0/tpm_version_major")))
 	}
-	device := filepath.Join(c.root.Dev, "ipmi0")
-	if _, err := os.Stat(device); err == nil {
-		c.inv.BMC = &BMC{Device: device}
+	if _, err := os.Stat(filepath.Join(c.root.Dev, "ipmi0")); err == nil {
+		c.inv.BMC = &BMC{Device: "/dev/ipmi0"}
 	}
 	return nil
 }
