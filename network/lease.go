@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// firstTries are quick: a machine under test, or a switch port that has just begun to forward, answers within seconds.
+	// The first pause is short: a switch port that has just begun to forward answers within seconds.
 	firstPause = 500 * time.Millisecond
 	maxPause   = 15 * time.Second
 	minRenew   = 5 * time.Second
