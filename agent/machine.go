@@ -1,0 +1,87 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"bloomery/checks"
+	"bloomery/cloudinit"
+	"bloomery/firmware/bmc"
+	"bloomery/firmware/efiboot"
+	"bloomery/images"
+	"bloomery/inventory"
+	"bloomery/network"
+	"bloomery/partition"
+)
+
+// System is what the boot sequence needs of the kernel.
+type System interface {
+	// Mount makes the file systems that init has not, and refuses a machine without the memory for the agent's work.
+	Mount(ctx context.Context) error
+	// LoadDrivers loads the driver of every device; what failed is in the error, which is no reason to stop.
+	LoadDrivers(ctx context.Context) error
+	// Network brings up the links and returns once there is an address. The links are kept until keep ends.
+	Network(ctx, keep context.Context, say func(line string)) error
+	// SetTime sets the clock to a hint that is not before earliest.
+	SetTime(hint, earliest time.Time) error
+	// CheckFiles compares the image's files with its list of checksums: deep reads every byte, otherwise only their presence is looked at.
+	CheckFiles(ctx context.Context, deep bool) error
+	// Reboot restarts the machine through its firmware. It returns only with an error.
+	Reboot() error
+}
+
+// Hardware finds out what the machine is made of.
+type Hardware interface {
+	// Collect reads the machine as it is now, the disks included.
+	Collect(ctx context.Context) (*inventory.Inventory, error)
+	// BMC asks the machine's own BMC.
+	BMC(ctx context.Context) (bmc.Info, error)
+	// Neighbours listens for LLDP until ctx ends or every interface has heard something.
+	Neighbours(ctx context.Context, interfaces []string) (map[string]network.Neighbour, error)
+	CheckDisks(ctx context.Context, disks []inventory.Disk) ([]checks.Result, error)
+}
+
+// Installer acts on a disk that was found by serial or WWN a moment ago.
+type Installer interface {
+	Wipe(ctx context.Context, dev string, progress partition.WipeProgress) (partition.WipeResult, error)
+	// WriteImage runs images.Write with the device opened exclusively.
+	WriteImage(ctx context.Context, dev string, o images.WriteOptions) (images.Result, error)
+	GrowRoot(ctx context.Context, dev string, number int) (partition.GrowResult, error)
+	WriteSeed(ctx context.Context, dev string, number int, seed cloudinit.NoCloud) error
+	SetBootEntry(ctx context.Context, dev string, esp int, path, description string) (efiboot.BootEntry, error)
+}
+
+// Watchdog is petted while the agent lives.
+type Watchdog interface {
+	Pet() error
+	// Disarm stops it before a restart that is meant.
+	Disarm() error
+}
+
+// identity is what a machine is recognised by at the enrolment.
+type identity struct {
+	uuid, serial string
+	macs         []string
+}
+
+func identify(inv *inventory.Inventory) (identity, error) {
+	id := identity{uuid: strings.ToLower(inv.Product.UUID), serial: inv.Product.Serial}
+	for _, nic := range inv.NICs {
+		mac := nic.PermanentMAC
+		if mac == "" {
+			mac = nic.MAC
+		}
+		if mac != "" {
+			id.macs = append(id.macs, strings.ToLower(mac))
+		}
+	}
+	if id.uuid == "" {
+		return id, errors.New("the machine's firmware gives no system UUID (SMBIOS type 1)")
+	}
+	if len(id.macs) == 0 {
+		return id, errors.New("the machine has no network interface with a MAC address")
+	}
+	return id, nil
+}

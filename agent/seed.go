@@ -1,0 +1,24 @@
+package agent
+
+import (
+	"context"
+
+	pb "bloomery/api/bloomery/v1"
+	"bloomery/cloudinit"
+)
+
+// cloudInit writes the customer's seed into the installed filesystem. The user-data may hold secrets: nothing of it is said anywhere.
+func (s *stepRun) cloudInit(ctx context.Context, spec *pb.CloudInitStep) (any, error) {
+	if err := cloudinit.ValidateUserData(spec.UserData); err != nil {
+		return nil, failed(reasonSeed, err)
+	}
+	disk, err := s.disk(ctx, spec.Disk)
+	if err != nil {
+		return nil, err
+	}
+	seed := cloudinit.NoCloud{MetaData: spec.MetaData, UserData: spec.UserData, VendorData: spec.VendorData, NetworkConfig: spec.NetworkConfig}
+	if err := s.agent.options.Installer.WriteSeed(ctx, disk.Path, int(spec.Partition), seed); err != nil {
+		return nil, failed(reasonSeed, err)
+	}
+	return map[string]any{"path": "/" + cloudinit.SeedDir}, nil
+}

@@ -1,0 +1,114 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"syscall"
+	"time"
+
+	pb "bloomery/api/bloomery/v1"
+	"bloomery/images"
+)
+
+// writtenImage is the result of a write_image step.
+type writtenImage struct {
+	Image string `json:"image"`
+	// Bytes of disk, and compressed bytes that came over the network.
+	Bytes        int64   `json:"bytes"`
+	FetchedBytes int64   `json:"fetched_bytes"`
+	Seconds      float64 `json:"seconds"`
+	// MBPerSecond is disk bytes in units of 10^6 per second.
+	MBPerSecond    float64 `json:"mb_per_second"`
+	ResumedAt      int     `json:"resumed_at_frame"`
+	RestartReason  string  `json:"restart_reason,omitempty"`
+	FramesReadBack int     `json:"frames_read_back"`
+}
+
+// writeImage streams an image onto the disk. The manifest must be signed by the rack's key and be the very one that was checked when the job
+// was created; whether the image fits is decided before the first write.
+func (s *stepRun) writeImage(ctx context.Context, spec *pb.WriteImageStep) (any, error) {
+	disk, err := s.disk(ctx, spec.Disk)
+	if err != nil {
+		return nil, err
+	}
+	source := s.agent.source()
+	manifest, err := s.manifest(ctx, source, spec)
+	if err != nil {
+		return nil, err
+	}
+	if disk.SizeBytes < uint64(manifest.Size) {
+		return nil, failed(reasonDiskTooSmall, fmt.Errorf("image %s needs %d bytes, disk %q has %d", manifest.Name, manifest.Size, disk.Serial, disk.SizeBytes))
+	}
+	options := images.WriteOptions{Manifest: manifest, Source: source, Progress: func(p images.Progress) {
+		s.progress(&pb.Progress{
+			DoneBytes: p.DiskDone, TotalBytes: p.DiskTotal, BytesPerSecond: p.BytesPerSecond, ResumeFrame: int64(p.Watermark.Frame),
+			Message: fmt.Sprintf("writing %s", manifest.Name),
+		})
+	}}
+	if frame := s.step.GetProgress().GetResumeFrame(); frame > 0 && frame <= math.MaxInt32 {
+		options.Resume = images.Watermark{ManifestSHA256: spec.ManifestSha256, Frame: int(frame)}
+	}
+	// Fetching the manifest took a while: look again at what is about to be overwritten.
+	again, err := s.disk(ctx, spec.Disk)
+	if err != nil {
+		return nil, err
+	}
+	result, err := s.agent.options.Installer.WriteImage(ctx, again.Path, options)
+	if err != nil {
+		return nil, writeError(err)
+	}
+	written := writtenImage{
+		Image: manifest.Name, Bytes: result.DiskBytes, FetchedBytes: result.DataBytes, Seconds: result.Elapsed.Seconds(),
+		ResumedAt: result.ResumedAt, RestartReason: result.RestartReason, FramesReadBack: result.FramesReadBack,
+	}
+	if result.Elapsed > time.Millisecond {
+		written.MBPerSecond = float64(result.DiskBytes) / 1e6 / result.Elapsed.Seconds()
+	}
+	return written, nil
+}
+
+func (s *stepRun) manifest(ctx context.Context, source images.Source, spec *pb.WriteImageStep) (*images.Manifest, error) {
+	data, signature, err := source.FetchManifest(ctx, spec.Image)
+	if errors.Is(err, images.ErrNotFound) {
+		return nil, failed(reasonImageNotFound, err)
+	}
+	if err != nil {
+		return nil, failed(reasonImageFetch, err)
+	}
+	manifest, err := images.VerifyManifest(data, signature, s.agent.options.Config.ImageKey)
+	if errors.Is(err, images.ErrSignature) {
+		return nil, failed(reasonImageSignature, fmt.Errorf("image %s: %w", spec.Image, err))
+	}
+	if err != nil {
+		return nil, failed(reasonImageCorrupt, fmt.Errorf("image %s: %w", spec.Image, err))
+	}
+	if manifest.Name != spec.Image || manifest.SHA256().String() != spec.ManifestSha256 {
+		return nil, failed(reasonImageManifest, fmt.Errorf("image %s: its manifest has SHA-256 %s, the job was made for %s", spec.Image, manifest.SHA256(), spec.ManifestSha256))
+	}
+	return manifest, nil
+}
+
+// writeError sorts what can go wrong by whose fault it is: the image's, the network's or the disk's.
+func writeError(err error) error {
+	var path *fs.PathError
+	switch {
+	case errors.Is(err, images.ErrDeviceTooSmall):
+		return failed(reasonDiskTooSmall, err)
+	case errors.Is(err, images.ErrSectorSize):
+		return failed(reasonDiskSector, err)
+	case errors.Is(err, images.ErrCorrupt):
+		return failed(reasonImageCorrupt, err)
+	case errors.Is(err, images.ErrNotFound):
+		return failed(reasonImageNotFound, err)
+	case errors.Is(err, syscall.EBUSY):
+		return failed(reasonDiskInUse, err)
+	case errors.Is(err, syscall.EIO), errors.Is(err, syscall.EREMOTEIO):
+		return faulty(reasonDiskWrite, err)
+	case errors.As(err, &path):
+		return failed(reasonDiskWrite, err)
+	}
+	return failed(reasonImageFetch, err)
+}
