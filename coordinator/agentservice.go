@@ -1,0 +1,170 @@
+package coordinator
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"connectrpc.com/connect"
+
+	bloomeryv1 "bloomery/api/bloomery/v1"
+	"bloomery/coordinator/store"
+)
+
+const (
+	// maxWait bounds a long poll; heardEvery is how often a held one counts as heard (the connection is checked by HTTP/2 pings).
+	maxWait    = 60 * time.Second
+	heardEvery = 15 * time.Second
+)
+
+// currentBoot says that a caller is the agent that enrolled for the boot that the machine's job is in.
+func currentBoot(b *store.Boot, who caller, bootID string) bool {
+	if b == nil || b.Enrolled.IsZero() || b.BootID != bootID {
+		return false
+	}
+	sum := sha256.Sum256(who.Certificate)
+	return bytes.Equal(sum[:], b.CertificateHash)
+}
+
+// NextStep implements bloomery.v1.AgentService. It answers at once when the machine has something to do.
+func (c *Coordinator) NextStep(ctx context.Context, r *connect.Request[bloomeryv1.NextStepRequest]) (*connect.Response[bloomeryv1.NextStepResponse], error) {
+	wait := time.Duration(r.Msg.GetWaitSeconds()) * time.Second
+	if wait < 0 || wait > maxWait {
+		return nil, invalid("wait_seconds", "OUT_OF_RANGE", "%d: want 0 to 60", r.Msg.GetWaitSeconds())
+	}
+	who := callerOf(ctx)
+	wake, stop := c.hub.subscribe("machine/" + who.Name)
+	defer stop()
+	until := time.Now().Add(wait)
+	var heard time.Time
+	for {
+		offer, err := c.lookForStep(ctx, who, r.Msg.GetBootId())
+		if err != nil {
+			return nil, err
+		}
+		now := time.Now()
+		if offer || now.Sub(heard) >= heardEvery {
+			response, err := c.giveStep(ctx, who, r.Msg.GetBootId())
+			if err != nil {
+				return nil, err
+			}
+			if response.GetStep() != nil {
+				return connect.NewResponse(response), nil
+			}
+			heard = now
+		}
+		if !now.Before(until) {
+			return connect.NewResponse(&bloomeryv1.NextStepResponse{}), nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-wake:
+		case <-time.After(min(time.Until(until), c.config.Timing.Tick)):
+		}
+	}
+}
+
+// lookForStep says, without a write, whether there is a step to give.
+func (c *Coordinator) lookForStep(ctx context.Context, who caller, bootID string) (ready bool, err error) {
+	err = c.Store.View(ctx, func(r *store.Reader) error {
+		j, err := c.currentJob(r, who, bootID)
+		ready = err == nil && stepFor(j) != nil
+		return err
+	})
+	return ready, err
+}
+
+func (c *Coordinator) currentJob(r *store.Reader, who caller, bootID string) (*store.Job, error) {
+	boot, err := r.Boot(who.Name)
+	if err != nil {
+		return nil, err
+	}
+	if !currentBoot(boot, who, bootID) {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New("this boot is over: the machine is not, or not any more, expected to run the agent"))
+	}
+	return r.Job(boot.JobID)
+}
+
+// stepFor returns the step that a job wants the agent to run now.
+func stepFor(j *store.Job) *bloomeryv1.Step {
+	s := j.Current()
+	switch {
+	case j.GetStatus() != bloomeryv1.JobStatus_JOB_STATUS_RUNNING || s == nil || !isAgentStep(s):
+		return nil
+	case j.GetCancelRequested() && cancellable(s):
+		return nil
+	case s.GetStatus() == bloomeryv1.StepStatus_STEP_STATUS_PENDING, s.GetStatus() == bloomeryv1.StepStatus_STEP_STATUS_RUNNING:
+		return s
+	}
+	return nil
+}
+
+// giveStep hands the current step out. The same boot that asks again gets the same attempt; another boot gets the next one, with what was reached before.
+func (c *Coordinator) giveStep(ctx context.Context, who caller, bootID string) (response *bloomeryv1.NextStepResponse, err error) {
+	err = c.update(ctx, func(ch *change) error {
+		response = &bloomeryv1.NextStepResponse{}
+		j, err := c.currentJob(&ch.Reader, who, bootID)
+		if err != nil {
+			return err
+		}
+		if err := ch.Heard(who.Name, bootID); err != nil {
+			return err
+		}
+		s := stepFor(j)
+		if s == nil {
+			return nil
+		}
+		if s.GetStatus() == bloomeryv1.StepStatus_STEP_STATUS_PENDING || j.StepBoots[s.GetIndex()] != bootID {
+			if err := startStep(ch, j, bootID); err != nil {
+				return err
+			}
+			if w := s.GetWriteImage(); w != nil {
+				if err := ch.markDirty(who.Name, w.GetDisk().GetSerial()); err != nil {
+					return err
+				}
+			}
+		}
+		response.JobId, response.Step = j.GetId(), s
+		return nil
+	})
+	return response, err
+}
+
+// markDirty remembers, before the first byte is written, which disk will carry a customer's data.
+func (ch *change) markDirty(machine, serial string) error {
+	m, err := ch.Machine(machine)
+	if err != nil {
+		return err
+	}
+	m.DiskSerial, m.Image = serial, ""
+	return ch.saveMachine(m)
+}
+
+// Report implements bloomery.v1.AgentService. What is acknowledged is stored.
+func (c *Coordinator) Report(ctx context.Context, r *connect.Request[bloomeryv1.ReportRequest]) (*connect.Response[bloomeryv1.ReportResponse], error) {
+	who := callerOf(ctx)
+	if err := checkReports(r.Msg); err != nil {
+		return nil, err
+	}
+	var acknowledged int64
+	for _, batch := range batches(r.Msg.GetReports()) {
+		var foreign string
+		err := c.update(ctx, func(ch *change) (err error) {
+			foreign = ""
+			acknowledged, foreign, err = storeReports(ch, who, r.Msg.GetBootId(), batch)
+			return err
+		})
+		if foreign != "" {
+			c.security(ctx, "security.report_refused", who.Name, who, fmt.Sprintf("machine %s reported on job %s, which is not its own", who.Name, clip(foreign)))
+			return nil, connect.NewError(connect.CodePermissionDenied, fmt.Errorf("job %s is not this machine's", clip(foreign)))
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return connect.NewResponse(&bloomeryv1.ReportResponse{Acknowledged: acknowledged}), nil
+}

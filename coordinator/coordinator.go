@@ -1,0 +1,140 @@
+package coordinator
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+
+	"google.golang.org/protobuf/types/known/structpb"
+
+	bloomeryv1 "bloomery/api/bloomery/v1"
+	"bloomery/coordinator/store"
+	"bloomery/firmware/bmc"
+	"bloomery/images"
+	"bloomery/internal/pki"
+	"bloomery/network/switchport"
+)
+
+// DialBMC opens a machine's BMC; the driver is closed after each action.
+type DialBMC func(ctx context.Context, address, username, password string) (bmc.Driver, error)
+
+// DialSwitch opens a switch of the configuration; the driver is closed after each action.
+type DialSwitch func(ctx context.Context, s Switch) (switchport.Driver, error)
+
+// Deps is what a coordinator acts through.
+type Deps struct {
+	Store      *store.Store
+	Images     *images.Store
+	Authority  *pki.Authority
+	DialBMC    DialBMC
+	DialSwitch DialSwitch
+	Logger     *slog.Logger
+}
+
+// Coordinator is one coordinator of a rack.
+type Coordinator struct {
+	Deps
+	config Config
+	hub    *hub
+	limits *limits
+	// owner names this process in the rows of the jobs that it drives.
+	owner string
+}
+
+// New makes a coordinator; Handler, Drive and the others make it do something.
+func New(config Config, deps Deps) (*Coordinator, error) {
+	owner, err := randomHex(8)
+	if err != nil {
+		return nil, err
+	}
+	return &Coordinator{Deps: deps, config: config, hub: newHub(), limits: newLimits(), owner: owner}, nil
+}
+
+// change is a transaction that remembers whom to wake.
+type change struct {
+	*store.Tx
+	topics map[string]bool
+	events []*bloomeryv1.Event
+}
+
+// update runs a transaction, and after its commit logs its events and wakes those who wait for what it touched.
+func (c *Coordinator) update(ctx context.Context, f func(*change) error) error {
+	var done *change
+	err := c.Store.Update(ctx, func(tx *store.Tx) error {
+		done = &change{Tx: tx, topics: map[string]bool{}}
+		return f(done)
+	})
+	if err != nil {
+		return err
+	}
+	for _, e := range done.events {
+		level := slog.LevelInfo
+		switch e.GetSeverity() {
+		case bloomeryv1.Severity_SEVERITY_WARNING, bloomeryv1.Severity_SEVERITY_SECURITY:
+			level = slog.LevelWarn
+		case bloomeryv1.Severity_SEVERITY_ERROR:
+			level = slog.LevelError
+		}
+		c.Logger.Log(ctx, level, e.GetMessage(), "event", e.GetType(), "machine", e.GetMachine(), "job", e.GetJobId(), "step", e.GetStepId())
+	}
+	c.hub.notify(done.topics)
+	return nil
+}
+
+// note appends an event that has no key of its own.
+func (ch *change) note(e *bloomeryv1.Event, data map[string]any) error {
+	return ch.noteKeyed(e, data, "")
+}
+
+func (ch *change) noteKeyed(e *bloomeryv1.Event, data map[string]any, key string) error {
+	if e.GetSeverity() == bloomeryv1.Severity_SEVERITY_UNSPECIFIED {
+		e.Severity = bloomeryv1.Severity_SEVERITY_INFO
+	}
+	if len(data) > 0 {
+		s, err := structpb.NewStruct(data)
+		if err != nil {
+			return fmt.Errorf("event %s: %w", e.GetType(), err)
+		}
+		e.Data = s
+	}
+	if err := ch.AppendEvent(e, key); err != nil {
+		return fmt.Errorf("store event %s: %w", e.GetType(), err)
+	}
+	ch.events = append(ch.events, e)
+	ch.topics["events"] = true
+	return nil
+}
+
+func (ch *change) saveJob(j *store.Job) error {
+	ch.topics["job/"+j.GetId()] = true
+	ch.topics["machine/"+j.GetMachine()] = true
+	return ch.SaveJob(j)
+}
+
+func (ch *change) saveMachine(m *bloomeryv1.Machine) error {
+	ch.topics["machine/"+m.GetName()] = true
+	return ch.SaveMachine(m)
+}
+
+// move applies a lifecycle event to a machine and notes the new status.
+func (ch *change) move(m *bloomeryv1.Machine, event LifecycleEvent, jobID string) error {
+	from := m.GetStatus()
+	to, err := NextStatus(from, event)
+	if err != nil {
+		return err
+	}
+	m.Status = to
+	return ch.note(&bloomeryv1.Event{Type: "machine.status", Machine: m.GetName(), JobId: jobID,
+		Message: fmt.Sprintf("machine %s is %s", m.GetName(), statusName(to))},
+		map[string]any{"from": statusName(from), "to": statusName(to), "event": string(event)})
+}
+
+func randomHex(n int) (string, error) {
+	b := make([]byte, n)
+	if _, err := rand.Read(b); err != nil {
+		return "", fmt.Errorf("make a random id: %w", err)
+	}
+	return hex.EncodeToString(b), nil
+}

@@ -1,0 +1,76 @@
+package coordinator
+
+import (
+	"context"
+	"time"
+
+	"connectrpc.com/connect"
+
+	bloomeryv1 "bloomery/api/bloomery/v1"
+	"bloomery/coordinator/store"
+)
+
+// watchBatch is how many events are read at a time for a watcher.
+const watchBatch = 500
+
+func eventFilter(f *bloomeryv1.EventFilter, after int64, limit int) store.EventFilter {
+	out := store.EventFilter{Machine: f.GetMachine(), JobID: f.GetJobId(), TypePrefix: f.GetTypePrefix(), After: after, Limit: limit}
+	if f.GetSince() != nil {
+		out.Since = f.GetSince().AsTime()
+	}
+	return out
+}
+
+func (c *Coordinator) events(ctx context.Context, f store.EventFilter) (events []*bloomeryv1.Event, err error) {
+	err = c.Store.View(ctx, func(s *store.Reader) (err error) {
+		events, err = s.Events(f)
+		return err
+	})
+	return events, err
+}
+
+// ListEvents implements bloomery.v1.EventService.
+func (c *Coordinator) ListEvents(ctx context.Context, r *connect.Request[bloomeryv1.ListEventsRequest]) (*connect.Response[bloomeryv1.ListEventsResponse], error) {
+	size, err := pageSize(r.Msg.GetPageSize(), maxPage)
+	if err != nil {
+		return nil, err
+	}
+	events, err := c.events(ctx, eventFilter(r.Msg.GetFilter(), r.Msg.GetAfter(), size+1))
+	if err != nil {
+		return nil, err
+	}
+	response := &bloomeryv1.ListEventsResponse{Events: events}
+	if len(events) > size {
+		response.Events = events[:size]
+		response.NextAfter = events[size-1].GetSequence()
+	}
+	return connect.NewResponse(response), nil
+}
+
+// WatchEvents implements bloomery.v1.EventService: what is stored first, then what comes, in the order of the store.
+func (c *Coordinator) WatchEvents(ctx context.Context, r *connect.Request[bloomeryv1.WatchEventsRequest], stream *connect.ServerStream[bloomeryv1.WatchEventsResponse]) error {
+	wake, stop := c.hub.subscribe("events")
+	defer stop()
+	after := r.Msg.GetAfter()
+	for {
+		events, err := c.events(ctx, eventFilter(r.Msg.GetFilter(), after, watchBatch))
+		if err != nil {
+			return err
+		}
+		for _, e := range events {
+			if err := stream.Send(&bloomeryv1.WatchEventsResponse{Event: e}); err != nil {
+				return err
+			}
+			after = e.GetSequence()
+		}
+		if len(events) == watchBatch {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-wake:
+		case <-time.After(c.config.Timing.Tick):
+		}
+	}
+}
