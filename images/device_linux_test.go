@@ -1,0 +1,71 @@
+package images
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestWriteFile(t *testing.T) {
+	f := newFixture(t)
+	path := filepath.Join(t.TempDir(), "disk")
+	writeDisk(t, f, path, path)
+}
+
+func TestWriteLoopDevice(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to set up a loop device")
+	}
+	if _, err := os.Stat("/dev/loop-control"); err != nil {
+		t.Skip("this kernel has no loop devices")
+	}
+	f := newFixture(t)
+	backing := filepath.Join(t.TempDir(), "disk")
+	fill(t, backing, len(f.disk)+4*mib-3*SectorSize)
+	out, err := exec.CommandContext(t.Context(), "losetup", "--find", "--show", backing).Output()
+	if err != nil {
+		t.Skipf("losetup cannot set up a loop device here: %v", err)
+	}
+	device := strings.TrimSpace(string(out))
+	t.Cleanup(func() {
+		if out, err := exec.Command("losetup", "--detach", device).CombinedOutput(); err != nil {
+			t.Errorf("detaching %s: %v: %s", device, err, out)
+		}
+	})
+	writeDisk(t, f, device, "")
+}
+
+func fill(t *testing.T, path string, size int) {
+	t.Helper()
+	if err := os.WriteFile(path, bytes.Repeat([]byte{0xaa}, size), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func writeDisk(t *testing.T, f *fixture, path, create string) {
+	t.Helper()
+	if create != "" {
+		fill(t, create, len(f.disk)+4*mib)
+	}
+	disk, err := OpenDisk(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	if disk.Size() < int64(len(f.disk)) || disk.SectorSize() != SectorSize {
+		t.Fatalf("disk has %d bytes in sectors of %d", disk.Size(), disk.SectorSize())
+	}
+	if _, err := Write(t.Context(), WriteOptions{Manifest: f.m, Source: f.source(t), Device: disk}); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(f.disk))
+	if _, err := disk.ReadAt(got, 0); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, f.disk) {
+		t.Error("disk differs from the image")
+	}
+}
