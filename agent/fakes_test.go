@@ -44,6 +44,7 @@ type fakeMachine struct {
 	results  []checks.Result
 	clock    time.Time
 	rebooted chan struct{}
+	key      images.PublicKey
 	// during is called in the middle of a wipe.
 	during func()
 }
@@ -196,6 +197,17 @@ func (c *fakeCoordinator) listen(address string) {
 	c.server.StartTLS()
 }
 
+// urls has a dead coordinator first unless the test reads images, whose patience with it would last minutes.
+func (c *fakeCoordinator) urls() []string {
+	live := "https://" + c.address
+	for _, step := range c.steps {
+		if step.GetWriteImage() != nil {
+			return []string{live}
+		}
+	}
+	return []string{"https://127.0.0.1:1", live}
+}
+
 // restart refuses connections for a while, as a coordinator that was killed does.
 func (c *fakeCoordinator) restart(down time.Duration) {
 	c.server.CloseClientConnections()
@@ -304,7 +316,7 @@ func startAgent(t *testing.T, c *fakeCoordinator, m *fakeMachine) {
 	t.Cleanup(clock.Close)
 	var screen lockedBuffer
 	a, err := New(Options{
-		Config:  Config{Coordinators: []string{"https://127.0.0.1:1", "https://" + c.address}, TimeURLs: []string{clock.URL}, CA: c.roots, BuildDate: time.Now().Add(-time.Hour)},
+		Config:  Config{Coordinators: c.urls(), TimeURLs: []string{clock.URL}, CA: c.roots, ImageKey: m.key, BuildDate: time.Now().Add(-time.Hour)},
 		Version: "test", System: m, Hardware: m, Installer: m, Console: &screen, Log: t.Output(), RefusedRetry: 50 * time.Millisecond,
 	})
 	if err != nil {
