@@ -56,11 +56,11 @@ type Network struct {
 	VLAN int `yaml:"vlan"`
 	// Prefix is empty for networks that Bloomery gives no addresses in. The customer's own machine, from
 	// which SSHCommand connects, has Customer in it.
-	Prefix  netip.Prefix `yaml:"prefix,omitempty"`
-	Gateway netip.Addr   `yaml:"gateway,omitempty"`
+	Prefix  netip.Prefix `yaml:"prefix"`
+	Gateway netip.Addr   `yaml:"gateway"`
 	// Range is what installed machines are given, "first-last".
 	Range    string     `yaml:"range,omitempty"`
-	Customer netip.Addr `yaml:"customer,omitempty"`
+	Customer netip.Addr `yaml:"customer"`
 }
 
 // Machine is a server.

@@ -131,6 +131,7 @@ func (d *ipmiDriver) explain(ctx context.Context, err error) error {
 
 func unauthorized(text string) bool {
 	for _, s := range []string{
+		"anonymous login is not enabled",
 		client.ErrRAKPAuthentication.Error(),
 		types.NewRmcpStatusError(types.RmcpStatusCodeUnauthorizedName).Error(),
 		types.NewRmcpStatusError(types.RmcpStatusCodeInvalidNameLength).Error(),

@@ -59,7 +59,7 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{}
 	info := bmc.DeviceInfo{
-		DeviceID: 32, DeviceRevision: 1, FirmwareMajor: 1, FirmwareMinor: 0, IPMIVersion: 0x20,
+		DeviceID: 32, DeviceRevision: 1, FirmwareMajor: 1, FirmwareMinor: 0, IPMIVersion: 0x02,
 		ManufacturerID: 7154, ProductID: 1, AdditionalDeviceSupport: 0x80, // chassis device only
 	}
 	s.bmc = bmc.New(info, c.GUID, &hardware{power: c.Power, flags: &s.Flags, net: ip}, bmc.WithV15Disabled(), bmc.WithCipherSuites(suites))
