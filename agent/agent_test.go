@@ -1,11 +1,16 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"connectrpc.com/connect"
 
 	pb "bloomery/api/bloomery/v1"
 	"bloomery/checks"
@@ -197,5 +202,39 @@ func TestQueue(t *testing.T) {
 	q.acknowledge(1 << 40)
 	if q.bytes != 0 {
 		t.Errorf("%d bytes are counted in an empty queue", q.bytes)
+	}
+}
+
+// A report that the coordinator will never take costs only itself.
+func TestRefusedReportIsDropped(t *testing.T) {
+	var mu sync.Mutex
+	stored := map[string]bool{}
+	r := newReporter(func(_ context.Context, batch []*pb.Report) (int64, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, report := range batch {
+			if report.GetLog().GetMessage() == "bad" {
+				return 0, connect.NewError(connect.CodeInvalidArgument, errors.New("bad report"))
+			}
+		}
+		for _, report := range batch {
+			stored[report.GetLog().GetMessage()] = true
+		}
+		return batch[len(batch)-1].Sequence, nil
+	}, slog.New(slog.DiscardHandler), func(string, ...any) {})
+	var last int64
+	for _, message := range []string{"one", "bad", "two", "three"} {
+		last = r.add("", "", &pb.Report{Body: &pb.Report_Log{Log: &pb.Log{Message: message}}})
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); r.run(ctx) }()
+	if err := r.wait(t.Context(), last); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	<-done
+	if len(stored) != 3 {
+		t.Errorf("stored %v, want one, two and three", stored)
 	}
 }

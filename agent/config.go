@@ -26,7 +26,7 @@ const (
 type Config struct {
 	// Coordinators are base URLs (https), any of which answers.
 	Coordinators []string
-	// TimeURLs answer with the time as RFC 3339 text over plain HTTP.
+	// TimeURLs answer with the time as RFC 3339 text over plain HTTP. Without any the machine's own clock must do.
 	TimeURLs []string
 	// CA holds the rack's own certificate authority, the only one that is trusted.
 	CA *x509.CertPool
@@ -41,7 +41,7 @@ type Config struct {
 //	{"coordinators": ["https://10.66.0.1:8443"], "time_urls": ["http://10.66.0.1:80/time"],
 //	 "ca": "-----BEGIN CERTIFICATE-----…", "image_key": "RWQ…", "build_date": "2026-01-02T15:04:05Z"}
 //
-// A field that it does not know, or a missing one, is an error that names the field.
+// A field that it does not know, or a missing one other than time_urls, is an error that names the field.
 func ParseConfig(data []byte) (Config, error) {
 	if len(data) > maxConfig {
 		return Config{}, fmt.Errorf("agent configuration has %d bytes, at most %d are accepted", len(data), maxConfig)
@@ -62,6 +62,9 @@ func ParseConfig(data []byte) (Config, error) {
 		return Config{}, errors.New("agent configuration: data after the JSON object")
 	}
 	c := Config{Coordinators: file.Coordinators, TimeURLs: file.TimeURLs, BuildDate: file.BuildDate}
+	if len(c.Coordinators) == 0 {
+		return Config{}, errors.New("agent configuration: coordinators: want at least one URL")
+	}
 	if err := checkURLs("coordinators", c.Coordinators, "https"); err != nil {
 		return Config{}, err
 	}
@@ -82,8 +85,8 @@ func ParseConfig(data []byte) (Config, error) {
 }
 
 func checkURLs(field string, list []string, scheme string) error {
-	if len(list) == 0 || len(list) > maxURLs {
-		return fmt.Errorf("agent configuration: %s: has %d URLs, want 1 to %d", field, len(list), maxURLs)
+	if len(list) > maxURLs {
+		return fmt.Errorf("agent configuration: %s: has %d URLs, want at most %d", field, len(list), maxURLs)
 	}
 	for i, text := range list {
 		u, err := url.Parse(text)

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "bloomery/api/bloomery/v1"
@@ -90,7 +91,7 @@ func (r *reporter) alive(d time.Duration) bool {
 func (r *reporter) run(ctx context.Context) {
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
-	backoff, lost := minSendBackoff, time.Time{}
+	backoff, lost, limit := minSendBackoff, time.Time{}, maxBatchReports
 	for {
 		select {
 		case <-ctx.Done():
@@ -106,13 +107,14 @@ func (r *reporter) run(ctx context.Context) {
 			if len(batch) == 0 {
 				break
 			}
+			batch = batch[:min(limit, len(batch))]
 			acknowledged, err := r.send(ctx, batch)
 			if err == nil {
 				r.take(acknowledged)
 				if !lost.IsZero() {
 					r.say("coordinator is back after %.1f s", time.Since(lost).Seconds())
 				}
-				backoff, lost = minSendBackoff, time.Time{}
+				backoff, lost, limit = minSendBackoff, time.Time{}, maxBatchReports
 				if acknowledged < batch[len(batch)-1].Sequence {
 					break // nothing new is stored: the next tick tries again
 				}
@@ -120,6 +122,15 @@ func (r *reporter) run(ctx context.Context) {
 			}
 			if ctx.Err() != nil {
 				return
+			}
+			if isRefused(err) {
+				// One report that will never be taken must not keep the others from being so.
+				if limit = 1; len(batch) == 1 {
+					r.say("the coordinator refuses report %d, which is dropped: %v", batch[0].Sequence, err)
+					r.log.Debug("report dropped", "sequence", batch[0].Sequence, "error", err)
+					r.take(batch[0].Sequence)
+				}
+				continue
 			}
 			if lost.IsZero() {
 				lost = time.Now()
@@ -132,6 +143,12 @@ func (r *reporter) run(ctx context.Context) {
 			backoff = min(2*backoff, maxSendBackoff)
 		}
 	}
+}
+
+// isRefused tells that a coordinator read the reports and will not have them, now or later.
+func isRefused(err error) bool {
+	code := connect.CodeOf(err)
+	return code == connect.CodeInvalidArgument || code == connect.CodePermissionDenied
 }
 
 func (r *reporter) take(acknowledged int64) {

@@ -16,6 +16,9 @@ import (
 	pb "bloomery/api/bloomery/v1"
 )
 
+// maxResult is what a coordinator takes of one step's result, in bytes.
+const maxResult = 256 << 10
+
 // runner asks for the next step, runs it, reports what came of it, and asks again once that is acknowledged. It is one goroutine's.
 type runner struct {
 	agent *Agent
@@ -132,6 +135,9 @@ func toStruct(value any) (*structpb.Struct, error) {
 	result, err := structpb.NewStruct(fields)
 	if err != nil {
 		return nil, fmt.Errorf("marshal the step's result: %w", err)
+	}
+	if n := proto.Size(result); n > maxResult {
+		return nil, fmt.Errorf("the step's result has %d bytes, a coordinator takes %d", n, maxResult)
 	}
 	return result, nil
 }
