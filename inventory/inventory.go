@@ -1,4 +1,6 @@
-// Package inventory finds out what a machine is made of: sysfs, /proc, the SMBIOS tables and ethtool, without udev.
+// Package inventory finds out what a machine is made of: ghw, sysfs, /proc, the SMBIOS tables and ethtool. Disks are read
+// from sysfs and memory modules from SMBIOS because ghw takes the former's names from udev, which the agent has not, and
+// has no modules on Linux.
 package inventory
 
 import (
@@ -9,7 +11,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 )
 
@@ -49,43 +50,6 @@ type Inventory struct {
 type Problem struct {
 	Component string `json:"component"` // "memory", "disk sda"
 	Message   string `json:"message"`
-}
-
-// Product is the system as its maker names it (SMBIOS type 1).
-type Product struct {
-	Manufacturer string `json:"manufacturer,omitempty"`
-	Name         string `json:"name,omitempty"`
-	Version      string `json:"version,omitempty"`
-	Serial       string `json:"serial,omitempty"`
-	UUID         string `json:"uuid,omitempty"` // lower case
-	SKU          string `json:"sku,omitempty"`
-	Family       string `json:"family,omitempty"`
-}
-
-// BIOS is the firmware (SMBIOS type 0) and how it started this system. SecureBoot is nil where there is no such thing.
-type BIOS struct {
-	Vendor     string `json:"vendor,omitempty"`
-	Version    string `json:"version,omitempty"`
-	Date       string `json:"date,omitempty"` // MM/DD/YYYY
-	UEFI       bool   `json:"uefi"`
-	SecureBoot *bool  `json:"secure_boot,omitempty"`
-}
-
-// Baseboard is the main board (SMBIOS type 2).
-type Baseboard struct {
-	Manufacturer string `json:"manufacturer,omitempty"`
-	Name         string `json:"name,omitempty"`
-	Version      string `json:"version,omitempty"`
-	Serial       string `json:"serial,omitempty"`
-	AssetTag     string `json:"asset_tag,omitempty"`
-}
-
-// Chassis is the case (SMBIOS type 3); Type is the specification's number (23 is a rack mount chassis).
-type Chassis struct {
-	Manufacturer string `json:"manufacturer,omitempty"`
-	Type         int    `json:"type,omitempty"`
-	Serial       string `json:"serial,omitempty"`
-	AssetTag     string `json:"asset_tag,omitempty"`
 }
 
 // TPM is a trusted platform module; Version is 1 or 2.
@@ -156,41 +120,6 @@ func (c *collector) problem(component string, err error) {
 	if c.root.Log != nil {
 		c.root.Log.Warn("inventory is incomplete", "component", component, "error", err)
 	}
-}
-
-// system reads /sys/class/dmi/id, which the kernel fills from SMBIOS types 0 to 3 (Documentation/ABI/testing/sysfs-class-dmi).
-func (c *collector) system() error {
-	dir := filepath.Join(c.root.Sys, "class/dmi/id")
-	var errs []error
-	get := func(name string) string {
-		text, err := readText(filepath.Join(dir, name))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
-		return known(text)
-	}
-	inv := c.inv
-	inv.Product = Product{
-		Manufacturer: get("sys_vendor"), Name: get("product_name"), Version: get("product_version"), Serial: get("product_serial"),
-		UUID: strings.ToLower(get("product_uuid")), SKU: get("product_sku"), Family: get("product_family"),
-	}
-	inv.BIOS = BIOS{Vendor: get("bios_vendor"), Version: get("bios_version"), Date: get("bios_date")}
-	inv.Baseboard = Baseboard{
-		Manufacturer: get("board_vendor"), Name: get("board_name"), Version: get("board_version"), Serial: get("board_serial"), AssetTag: get("board_asset_tag"),
-	}
-	inv.Chassis = Chassis{Manufacturer: get("chassis_vendor"), Serial: get("chassis_serial"), AssetTag: get("chassis_asset_tag")}
-	inv.Chassis.Type, _ = strconv.Atoi(get("chassis_type"))
-
-	efi := filepath.Join(c.root.Sys, "firmware/efi")
-	_, err := os.Stat(efi)
-	inv.BIOS.UEFI = err == nil
-	// EFI_GLOBAL_VARIABLE's SecureBoot: four bytes of attributes, then 1 for on (UEFI specification, section 3.3).
-	data, err := readLimited(filepath.Join(efi, "efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"))
-	if err == nil && len(data) == 5 {
-		on := data[4] == 1
-		inv.BIOS.SecureBoot = &on
-	}
-	return errors.Join(errs...)
 }
 
 func (c *collector) gpus() error {
