@@ -3,6 +3,7 @@ package images
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"io"
 	"math/rand/v2"
 	"net/http/httptest"
@@ -21,15 +22,16 @@ const mib = 1 << 20
 func testDisk(seed uint64) []byte {
 	random := rand.New(rand.NewPCG(seed, 1))
 	disk := make([]byte, 26*mib+3*SectorSize)
-	fill := func(from, to int) {
-		for i := from; i < to; i++ {
-			disk[i] = byte(random.Uint32() & 0x3f)
+	fill := func(from, length int) {
+		for i := from; i < from+length; i += 8 {
+			binary.LittleEndian.PutUint64(disk[i:], random.Uint64()&0x3f3f3f3f3f3f3f3f)
 		}
 	}
-	fill(0, 5*mib)
-	fill(9*mib, 10*mib) // in a frame that is zero else
-	fill(20*mib, 24*mib)
-	fill(len(disk)-mib, len(disk))
+	fill(0, 2*mib)
+	fill(5*mib, 200<<10)
+	fill(9*mib, 300<<10) // in a frame that is zero else
+	fill(22*mib, 2*mib)
+	fill(len(disk)-100<<10, 100<<10)
 	return disk
 }
 

@@ -41,7 +41,7 @@ func compressed(t *testing.T, kind string, disk []byte) []byte {
 }
 
 func TestImportContainers(t *testing.T) {
-	disk := testDisk(3)[19*mib : 26*mib] // zeros, data, zeros
+	disk := testDisk(3)[4*mib : 17*mib] // data, zeros, data, zeros
 	var want []byte
 	for _, kind := range []string{"raw", "zstd", "gzip", "xz"} {
 		t.Run(kind, func(t *testing.T) {
@@ -83,7 +83,7 @@ func TestImportContainers(t *testing.T) {
 }
 
 func TestImportRefusals(t *testing.T) {
-	disk := testDisk(4)[22*mib : 26*mib]
+	disk := testDisk(4)[4*mib : 10*mib]
 	type refusal struct {
 		input []byte
 		limit int64

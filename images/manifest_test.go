@@ -150,3 +150,19 @@ func TestKeysAndSignature(t *testing.T) {
 		t.Errorf("no key: %v, want ErrSignature", err)
 	}
 }
+
+func TestDecodeMeta(t *testing.T) {
+	meta, err := DecodeMeta([]byte(`{"os":{"id":"debian","version":"12.1"},"boot":{"root_partition":2,"kexec":true,"kernel":"/boot/vmlinuz"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Meta{OS: OS{ID: "debian", Version: "12.1"}, Boot: Boot{RootPartition: 2, Kexec: true, Kernel: "/boot/vmlinuz"}}
+	if diff := cmp.Diff(want, meta); diff != "" {
+		t.Error(diff)
+	}
+	for _, bad := range []string{``, `{"os":1}`, `{"disk":{}}`, `{} {}`, `{"boot":{"root_partition":999}}`} {
+		if _, err := DecodeMeta([]byte(bad)); err == nil {
+			t.Errorf("%s was accepted", bad)
+		}
+	}
+}
