@@ -20,8 +20,10 @@ const (
 	// offWithin is how long a BMC may take to switch off; offPoll how often it is asked.
 	offWithin = 15 * time.Second
 	offPoll   = 100 * time.Millisecond
-	// guardTries is how often a port is looked at that has not learned the machine's MAC address yet.
+	// guardTries is how often a port is looked at that has not learned the machine's MAC address yet, when the machine has just talked.
 	guardTries = 5
+	// resetTry is when a machine that comes back to provisioning and is silent is restarted, so that its firmware talks.
+	resetTry   = 3
 	sshTimeout = time.Second
 )
 
@@ -48,9 +50,9 @@ func (d *driver) perform(ctx context.Context, m *bloomeryv1.Machine, a Action, t
 	case ActExpectBoot:
 		return finding{}, nil // commitEffect writes it together with the outcome
 	case ActPortToProvisioning:
-		return d.c.movePort(ctx, m, ProvisioningNetwork, true, try)
+		return d.c.movePort(ctx, m, ProvisioningNetwork, try)
 	case ActMovePort:
-		return d.c.movePort(ctx, m, a.Network, false, try)
+		return d.c.movePort(ctx, m, a.Network, try)
 	}
 	return finding{}, &finalError{"UNKNOWN_ACTION", fmt.Errorf("action %s is not known", a.Kind)}
 }
@@ -141,9 +143,9 @@ func powerOff(ctx context.Context, b bmc.Driver) error {
 	}
 }
 
-// movePort moves a machine's port from the network that it is in. With wake the machine is switched on first if it has to be moved,
+// movePort moves a machine's port from the network that it is in. A machine that comes back to provisioning is switched on first,
 // because the guard wants to see its MAC address.
-func (c *Coordinator) movePort(ctx context.Context, m *bloomeryv1.Machine, to string, wake bool, try int) (finding, error) {
+func (c *Coordinator) movePort(ctx context.Context, m *bloomeryv1.Machine, to string, try int) (finding, error) {
 	target, ok := c.config.network(to)
 	if !ok {
 		return finding{}, &finalError{"NETWORK_NOT_FOUND", fmt.Errorf("network %q is not in the coordinator's configuration", to)}
@@ -165,8 +167,17 @@ func (c *Coordinator) movePort(ctx context.Context, m *bloomeryv1.Machine, to st
 	if !known || (m.GetNetwork() != "" && from.Name != m.GetNetwork() && from.Name != to) {
 		return finding{}, &finalError{"PORT_GUARD", fmt.Errorf("switch port %s is in VLAN %d, but machine %s was last in network %q: the port was not moved", port, state.AccessVLAN, m.GetName(), m.GetNetwork())}
 	}
-	if wake && from.Name != to {
-		if err := c.withBMC(ctx, m, func(b bmc.Driver) error { return b.PowerOn(ctx) }); err != nil {
+	back, patience := to == ProvisioningNetwork, guardTries
+	if back && from.Name != to {
+		patience = wakeTries
+		if err := c.withBMC(ctx, m, func(b bmc.Driver) error {
+			if try == resetTry {
+				if err := b.Reset(ctx); !errors.Is(err, bmc.ErrPoweredOff) {
+					return err
+				}
+			}
+			return b.PowerOn(ctx)
+		}); err != nil {
 			return finding{}, err
 		}
 	}
@@ -180,7 +191,7 @@ func (c *Coordinator) movePort(ctx context.Context, m *bloomeryv1.Machine, to st
 	}
 	result, err := switchport.Move(ctx, driver, switchport.MoveRequest{Port: port, MACs: macs, From: from.VLAN, To: target.VLAN})
 	var guard *switchport.GuardError
-	if errors.As(err, &guard) && (guard.Reason != switchport.ReasonMACNotSeen || try >= guardTries) {
+	if errors.As(err, &guard) && (guard.Reason != switchport.ReasonMACNotSeen || try >= patience) {
 		return finding{}, &finalError{"PORT_GUARD", fmt.Errorf("switch port was not moved to network %s: %w", to, err)}
 	}
 	if err != nil {

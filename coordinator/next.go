@@ -66,6 +66,8 @@ const (
 	allRounds     = 6
 	// maxTries bounds an effect that fails in a way that may pass.
 	maxTries = 8
+	// wakeTries is for a port that comes back to provisioning: a machine that is started for it takes minutes until it talks.
+	wakeTries = 30
 	// longestRetry bounds the pause between them.
 	longestRetry = 10 * time.Second
 	// probeEvery is how often power or SSH is looked at while waiting.
@@ -99,12 +101,7 @@ func Next(m *bloomeryv1.Machine, j *store.Job, w World, now time.Time) []Action 
 		}
 		return nextBoot(m, j, w, netbootRounds, now)
 	case *bloomeryv1.Step_MovePort:
-		var do []Action
-		if spec.MovePort.GetTo() == ProvisioningNetwork {
-			// The guard wants to see the machine's MAC address: a machine that is off sends nothing.
-			do = append(do, Action{Kind: ActPowerOn, Scope: scope})
-		}
-		return inOrder(append(do, Action{Kind: ActMovePort, Scope: scope, Network: spec.MovePort.GetTo()}), w, now, ActFinishStep)
+		return inOrder([]Action{{Kind: ActMovePort, Scope: scope, Network: spec.MovePort.GetTo()}}, w, now, ActFinishStep)
 	case *bloomeryv1.Step_PowerOff:
 		return inOrder([]Action{{Kind: ActPowerOff, Scope: scope}}, w, now, ActFinishStep)
 	case *bloomeryv1.Step_AwaitSystem:
@@ -190,7 +187,7 @@ func inOrder(do []Action, w World, now time.Time, then ActionKind) []Action {
 		switch {
 		case found && !past.Done.IsZero():
 			continue
-		case found && past.Error != "" && past.Tries >= maxTries:
+		case found && past.Error != "" && past.Tries >= triesOf(a):
 			return fail("ACTION_FAILED", "%s failed %d times: %s", a.Kind, past.Tries, past.Error)
 		case found && past.Error != "":
 			if next := past.Intended.Add(pause(w.Timing.Retry, past.Tries)); now.Before(next) {
@@ -203,6 +200,13 @@ func inOrder(do []Action, w World, now time.Time, then ActionKind) []Action {
 		return nil
 	}
 	return one(Action{Kind: then})
+}
+
+func triesOf(a Action) int {
+	if a.Kind == ActPortToProvisioning || a.Network == ProvisioningNetwork {
+		return wakeTries
+	}
+	return maxTries
 }
 
 func pause(first time.Duration, tries int) time.Duration {

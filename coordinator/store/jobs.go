@@ -66,7 +66,7 @@ func (t *Tx) CreateJob(j *Job) error {
 		return err
 	}
 	err = t.exec("INSERT INTO jobs (id, machine, kind, status, created, deadline, boot_round, token_hash, phoned, owner, epoch, lease_expires, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, '', 0, 0, ?)",
-		j.GetId(), j.GetMachine(), int64(j.GetKind()), int64(j.GetStatus()), nanos(j.GetCreatedAt().AsTime()), nanos(j.Deadline), j.BootRound, j.TokenHash, body)
+		j.GetId(), j.GetMachine(), int64(j.GetKind()), int64(j.GetStatus()), nanos(j.GetCreatedAt().AsTime()), nanos(j.Deadline), j.BootRound, nullableBytes(j.TokenHash), body)
 	if err != nil {
 		return fmt.Errorf("store job %s: %w", j.GetId(), err)
 	}
@@ -89,7 +89,7 @@ func (t *Tx) SaveJob(j *Job) error {
 		return err
 	}
 	if err := t.exec("UPDATE jobs SET status = ?, boot_round = ?, token_hash = ?, phoned = ?, body = ? WHERE id = ?",
-		int64(j.GetStatus()), j.BootRound, j.TokenHash, nanos(j.Phoned), body, j.GetId()); err != nil {
+		int64(j.GetStatus()), j.BootRound, nullableBytes(j.TokenHash), nanos(j.Phoned), body, j.GetId()); err != nil {
 		return fmt.Errorf("store job %s: %w", j.GetId(), err)
 	}
 	for i, s := range j.GetSteps() {

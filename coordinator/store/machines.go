@@ -159,3 +159,11 @@ func nullable(s string) any {
 	}
 	return s
 }
+
+// nullableBytes keeps nothing from being stored as an empty value, which a unique index would take for a duplicate.
+func nullableBytes(b []byte) any {
+	if len(b) == 0 {
+		return nil
+	}
+	return b
+}
