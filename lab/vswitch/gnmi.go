@@ -135,13 +135,13 @@ func (g *gnmiServer) Get(_ context.Context, r *gpb.GetRequest) (*gpb.GetResponse
 	if r.GetEncoding() != gpb.Encoding_JSON_IETF {
 		return nil, status.Errorf(codes.Unimplemented, "encoding %s: want JSON_IETF", r.GetEncoding())
 	}
-	if len(r.GetPath()) == 0 {
-		return nil, status.Error(codes.InvalidArgument, "no path given")
+	if n := len(r.GetPath()); n == 0 || n > maxPaths {
+		return nil, status.Errorf(codes.InvalidArgument, "%d paths: want 1 to %d", n, maxPaths)
 	}
 	tree := g.sw.tree()
 	res := &gpb.GetResponse{}
 	for _, p := range r.GetPath() {
-		n, err := read(tree, join(r.GetPrefix(), p), g.sw.now())
+		n, err := answer(tree, r.GetPrefix(), p, g.sw.now())
 		if err != nil {
 			return nil, err
 		}
@@ -169,9 +169,19 @@ func (g *gnmiServer) Subscribe(stream gpb.GNMI_SubscribeServer) error {
 	if list.GetEncoding() != gpb.Encoding_JSON_IETF {
 		return status.Errorf(codes.Unimplemented, "encoding %s: want JSON_IETF", list.GetEncoding())
 	}
+	subscriptions := list.GetSubscription()
+	if len(subscriptions) > maxPaths {
+		return status.Errorf(codes.InvalidArgument, "%d paths: want at most %d", len(subscriptions), maxPaths)
+	}
+	if list.GetUpdatesOnly() {
+		subscriptions = nil
+	}
 	tree := g.sw.tree()
-	for _, sub := range list.GetSubscription() {
-		n, err := read(tree, join(list.GetPrefix(), sub.GetPath()), g.sw.now())
+	for _, sub := range subscriptions {
+		n, err := answer(tree, list.GetPrefix(), sub.GetPath(), g.sw.now())
+		if status.Code(err) == codes.NotFound {
+			continue // no value for what does not exist (gNMI specification section 3.5.2.4)
+		}
 		if err != nil {
 			return err
 		}

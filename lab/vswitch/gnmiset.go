@@ -27,19 +27,21 @@ func (g *gnmiServer) Set(_ context.Context, r *gpb.SetRequest) (*gpb.SetResponse
 		res.Response = append(res.Response, &gpb.UpdateResult{Path: p, Op: op})
 	}
 	for _, p := range r.GetDelete() {
-		if err := g.edit(draft, join(r.GetPrefix(), p), nil, gpb.UpdateResult_DELETE); err != nil {
+		// What does not exist is deleted already (gNMI specification section 3.4.6).
+		err := g.edit(draft, r.GetPrefix(), p, nil, gpb.UpdateResult_DELETE)
+		if err != nil && status.Code(err) != codes.NotFound {
 			return nil, err
 		}
 		done(p, gpb.UpdateResult_DELETE)
 	}
 	for _, u := range r.GetReplace() {
-		if err := g.edit(draft, join(r.GetPrefix(), u.GetPath()), u.GetVal(), gpb.UpdateResult_REPLACE); err != nil {
+		if err := g.edit(draft, r.GetPrefix(), u.GetPath(), u.GetVal(), gpb.UpdateResult_REPLACE); err != nil {
 			return nil, err
 		}
 		done(u.GetPath(), gpb.UpdateResult_REPLACE)
 	}
 	for _, u := range r.GetUpdate() {
-		if err := g.edit(draft, join(r.GetPrefix(), u.GetPath()), u.GetVal(), gpb.UpdateResult_UPDATE); err != nil {
+		if err := g.edit(draft, r.GetPrefix(), u.GetPath(), u.GetVal(), gpb.UpdateResult_UPDATE); err != nil {
 			return nil, err
 		}
 		done(u.GetPath(), gpb.UpdateResult_UPDATE)
@@ -56,7 +58,11 @@ func (g *gnmiServer) Set(_ context.Context, r *gpb.SetRequest) (*gpb.SetResponse
 }
 
 // edit changes the draft of one port's VLAN configuration; the path is .../switched-vlan/config or a leaf of it.
-func (g *gnmiServer) edit(draft map[*port]VLAN, path *gpb.Path, val *gpb.TypedValue, op gpb.UpdateResult_Operation) error {
+func (g *gnmiServer) edit(draft map[*port]VLAN, prefix, p *gpb.Path, val *gpb.TypedValue, op gpb.UpdateResult_Operation) error {
+	path, err := join(prefix, p)
+	if err != nil {
+		return err
+	}
 	at := pathString(path)
 	e := path.GetElem()
 	want := []string{"interfaces", "interface", "ethernet", "switched-vlan", "config"}
@@ -72,13 +78,13 @@ func (g *gnmiServer) edit(draft map[*port]VLAN, path *gpb.Path, val *gpb.TypedVa
 	if !ok || len(e[1].GetKey()) != 1 {
 		return status.Errorf(codes.InvalidArgument, "path %s: want interface[name=…]", at)
 	}
-	p, ok := g.sw.byName[name]
+	port, ok := g.sw.byName[name]
 	if !ok {
 		return status.Errorf(codes.NotFound, "path %s: there is no interface %.64s", at, name)
 	}
-	v, ok := draft[p]
+	v, ok := draft[port]
 	if !ok {
-		v = p.vlan
+		v = port.vlan
 		v.Allowed = slices.Clone(v.Allowed)
 	}
 	fields := map[string]json.RawMessage{}
@@ -114,15 +120,15 @@ func (g *gnmiServer) edit(draft map[*port]VLAN, path *gpb.Path, val *gpb.TypedVa
 			return status.Errorf(codes.InvalidArgument, "path %s: %s stands there twice", at, field)
 		}
 		seen[field] = true
-		if err := v.setField(field, raw); err != nil {
+		if err := v.setField(field, raw, op); err != nil {
 			return status.Errorf(codes.InvalidArgument, "path %s: %v", at, err)
 		}
 	}
-	draft[p] = v
+	draft[port] = v
 	return nil
 }
 
-func (v *VLAN) setField(field string, raw json.RawMessage) error {
+func (v *VLAN) setField(field string, raw json.RawMessage, op gpb.UpdateResult_Operation) error {
 	var err error
 	switch field {
 	case "interface-mode":
@@ -130,14 +136,20 @@ func (v *VLAN) setField(field string, raw json.RawMessage) error {
 		err = strictJSON(raw, &mode)
 		v.Mode = Mode(mode)
 	case "access-vlan":
-		err = strictJSON(raw, &v.Access)
+		v.Access, err = vlanID(raw)
 	case "native-vlan":
-		err = strictJSON(raw, &v.Native)
+		v.Native, err = vlanID(raw)
 	case "trunk-vlans":
-		var items []json.RawMessage
-		if err = strictJSON(raw, &items); err == nil {
-			v.Allowed, err = trunkVLANs(items)
+		var vlans []uint16
+		if vlans, err = trunkVLANs(raw); err != nil {
+			break
 		}
+		if op == gpb.UpdateResult_UPDATE { // adds to a collection (gNMI specification section 3.4.4)
+			vlans = append(vlans, v.Allowed...)
+			slices.Sort(vlans)
+			vlans = slices.Compact(vlans)
+		}
+		v.Allowed = vlans
 	default:
 		return fmt.Errorf("unknown leaf %.64q: want interface-mode, access-vlan, native-vlan or trunk-vlans", field)
 	}
@@ -163,31 +175,58 @@ func (v *VLAN) deleteField(field string) error {
 	return nil
 }
 
+func vlanID(raw json.RawMessage) (uint16, error) {
+	var n uint16
+	if err := strictJSON(raw, &n); err != nil {
+		return 0, err
+	}
+	if n == 0 || n > maxVLAN {
+		return 0, fmt.Errorf("%d: want 1 to %d", n, maxVLAN)
+	}
+	return n, nil
+}
+
 // trunkVLANs reads openconfig-vlan's union of a VLAN and a range "100..110".
-func trunkVLANs(items []json.RawMessage) ([]uint16, error) {
-	var out []uint16
-	for _, raw := range items {
-		var n uint16
-		if strictJSON(raw, &n) == nil {
-			out = append(out, n)
-			continue
-		}
-		var s string
-		if err := strictJSON(raw, &s); err != nil {
+func trunkVLANs(raw json.RawMessage) ([]uint16, error) {
+	var items []json.RawMessage
+	if err := strictJSON(raw, &items); err != nil {
+		return nil, err
+	}
+	if len(items) > maxVLAN {
+		return nil, fmt.Errorf("%d items: want at most %d", len(items), maxVLAN)
+	}
+	var in [maxVLAN + 1]bool
+	for _, item := range items {
+		low, high, err := vlanRange(item)
+		if err != nil {
 			return nil, err
 		}
-		a, b, ok := strings.Cut(s, "..")
-		low, errLow := strconv.ParseUint(a, 10, 12)
-		high, errHigh := strconv.ParseUint(b, 10, 12)
-		if !ok || errLow != nil || errHigh != nil || low > high {
-			return nil, fmt.Errorf("%.20q: want a VLAN or a range like \"100..110\"", s)
-		}
 		for vid := low; vid <= high; vid++ {
+			in[vid] = true
+		}
+	}
+	var out []uint16
+	for vid, ok := range in {
+		if ok {
 			out = append(out, uint16(vid))
 		}
 	}
-	slices.Sort(out)
-	return slices.Compact(out), nil
+	return out, nil
+}
+
+func vlanRange(raw json.RawMessage) (low, high uint64, err error) {
+	var s string
+	if strictJSON(raw, &s) != nil {
+		n, err := vlanID(raw)
+		return uint64(n), uint64(n), err
+	}
+	a, b, ok := strings.Cut(s, "..")
+	low, errLow := strconv.ParseUint(a, 10, 12)
+	high, errHigh := strconv.ParseUint(b, 10, 12)
+	if !ok || errLow != nil || errHigh != nil || low == 0 || low > high || high > maxVLAN {
+		return 0, 0, fmt.Errorf("%.20q: want a VLAN or a range like \"100..110\", of 1 to %d", s, maxVLAN)
+	}
+	return low, high, nil
 }
 
 func leafJSON(v *gpb.TypedValue) (json.RawMessage, error) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -102,17 +103,46 @@ func (v VLAN) openConfig() object {
 	return o
 }
 
-func join(prefix, p *gpb.Path) *gpb.Path {
-	return &gpb.Path{Elem: append(append([]*gpb.PathElem(nil), prefix.GetElem()...), p.GetElem()...)}
+const (
+	maxPaths = 256 // of one request, which may ask for the whole tree each time
+	maxElems = 32  // of one path
+)
+
+// join is the path below the prefix, of which only one may name an origin (gNMI specification section 2.7).
+func join(prefix, p *gpb.Path) (*gpb.Path, error) {
+	out := &gpb.Path{Elem: slices.Concat(prefix.GetElem(), p.GetElem())}
+	switch origin := prefix.GetOrigin() + p.GetOrigin(); {
+	case prefix.GetOrigin() != "" && p.GetOrigin() != "":
+		return nil, status.Errorf(codes.InvalidArgument, "path %s: origin in prefix and path: want one at most", pathString(out))
+	case origin != "" && origin != "openconfig":
+		return nil, status.Errorf(codes.InvalidArgument, "path %s: origin %.64q: want openconfig", pathString(out), origin)
+	case deprecated(prefix), deprecated(p):
+		return nil, status.Error(codes.InvalidArgument, "path with element: want elem")
+	case len(out.GetElem()) > maxElems:
+		return nil, status.Errorf(codes.InvalidArgument, "path of %d elements: want at most %d", len(out.GetElem()), maxElems)
+	}
+	return out, nil
 }
 
-// pathString writes a path as people do: /interfaces/interface[name=Ethernet1]/state.
+// deprecated says whether a path uses the form of gNMI 0.3, which would read as the root.
+func deprecated(p *gpb.Path) bool {
+	//lint:ignore SA1019 looked at only to be refused
+	return len(p.GetElement()) > 0
+}
+
+// pathString writes a path as people do: /interfaces/interface[name=Ethernet1]/state. It cuts long ones, as it is for errors.
 func pathString(p *gpb.Path) string {
+	const most = 512
 	var b strings.Builder
 	for _, e := range p.GetElem() {
 		fmt.Fprintf(&b, "/%.64s", e.GetName())
-		for k, v := range e.GetKey() {
-			fmt.Fprintf(&b, "[%.64s=%.64s]", k, v)
+		for _, k := range slices.Sorted(maps.Keys(e.GetKey())) {
+			if b.Len() < most {
+				fmt.Fprintf(&b, "[%.64s=%.64s]", k, e.GetKey()[k])
+			}
+		}
+		if b.Len() >= most {
+			return b.String() + "…"
 		}
 	}
 	if b.Len() == 0 {
@@ -135,11 +165,24 @@ type place struct {
 	value  any
 }
 
+// answer is read below a prefix, whose target goes back to the client (gNMI specification section 2.2.2.1).
+func answer(tree object, prefix, path *gpb.Path, now time.Time) (*gpb.Notification, error) {
+	p, err := join(prefix, path)
+	if err != nil {
+		return nil, err
+	}
+	n, err := read(tree, p, now)
+	if err != nil {
+		return nil, err
+	}
+	if target := prefix.GetTarget(); target != "" {
+		n.Prefix = &gpb.Path{Target: target}
+	}
+	return n, nil
+}
+
 // read answers one path: an update for every node that it matches.
 func read(tree object, p *gpb.Path, now time.Time) (*gpb.Notification, error) {
-	if len(p.GetElem()) > 32 {
-		return nil, status.Errorf(codes.InvalidArgument, "path of %d elements", len(p.GetElem()))
-	}
 	places := []place{{value: tree}}
 	for i, e := range p.GetElem() {
 		var next []place
@@ -227,7 +270,8 @@ func matches(have, want map[string]string) (bool, error) {
 		if !ok {
 			return false, fmt.Errorf("%.64s is not a key of this list", k)
 		}
-		if v != "*" && !strings.EqualFold(v, h) {
+		same := v == h || bare(k) == "mac-address" && strings.EqualFold(v, h)
+		if v != "*" && !same {
 			all = false
 		}
 	}

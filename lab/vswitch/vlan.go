@@ -35,23 +35,21 @@ func Trunk(native uint16, allowed ...uint16) VLAN {
 	return VLAN{Mode: ModeTrunk, Native: native, Allowed: slices.Clone(allowed)}
 }
 
+// validate looks at what the mode does not use too, because a change of mode alone brings it to life.
 func (v VLAN) validate() error {
-	switch v.Mode {
-	case ModeAccess:
-		if v.Access == 0 || v.Access > maxVLAN {
-			return fmt.Errorf("access-vlan %d: want 1 to %d", v.Access, maxVLAN)
+	if v.Mode != ModeAccess && v.Mode != ModeTrunk {
+		return fmt.Errorf("interface-mode %.64q: want %s or %s", v.Mode, ModeAccess, ModeTrunk)
+	}
+	if v.Access > maxVLAN || v.Access == 0 && v.Mode == ModeAccess {
+		return fmt.Errorf("access-vlan %d: want 1 to %d", v.Access, maxVLAN)
+	}
+	if v.Native > maxVLAN {
+		return fmt.Errorf("native-vlan %d: want 1 to %d", v.Native, maxVLAN)
+	}
+	for _, a := range v.Allowed {
+		if a == 0 || a > maxVLAN {
+			return fmt.Errorf("trunk-vlans: %d: want 1 to %d", a, maxVLAN)
 		}
-	case ModeTrunk:
-		if v.Native > maxVLAN {
-			return fmt.Errorf("native-vlan %d: want 1 to %d", v.Native, maxVLAN)
-		}
-		for _, a := range v.Allowed {
-			if a == 0 || a > maxVLAN {
-				return fmt.Errorf("trunk-vlans: %d: want 1 to %d", a, maxVLAN)
-			}
-		}
-	default:
-		return fmt.Errorf("interface-mode %q: want %s or %s", v.Mode, ModeAccess, ModeTrunk)
 	}
 	return nil
 }
