@@ -5,7 +5,8 @@ import (
 	"net"
 )
 
-// Cut pulls a port's cable: the link goes down, frames are lost both ways, learned addresses are forgotten.
+// Cut pulls a port's cable: the link goes down, frames are lost both ways, learned addresses are forgotten. The machine does
+// not see its carrier go, as the socket stays (QEMU before 8.0 would not connect again); QEMU's set_link does that.
 func (s *Switch) Cut(name string) error { return s.setCut(name, true) }
 
 // Restore plugs the cable in again.
