@@ -33,8 +33,8 @@ agent, and makes kernel, initramfs and a manifest of contents and licences. The 
 		Example: `  bloomery agent-image build --agent out/bin/bloomery-agent --sysroot out/agent-sysroot --out out/agent-image`,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if options.AgentBinary == "" || options.Out == "" || options.Sysroot == "" {
-				return usagef("--agent, --sysroot and --out are needed (see %q)", cmd.CommandPath()+" --help")
+			if err := needed(cmd, "agent", "sysroot", "out"); err != nil {
+				return err
 			}
 			options.Log = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
 			if err := initramfs.Sysroot(cmd.Context(), options.Sysroot, options.Log); err != nil {
@@ -74,8 +74,8 @@ func newAgentImageAssemble(set *settings) *cobra.Command {
     --coordinator https://10.66.0.1:8443 --time-url http://10.66.0.1/time --out /var/lib/bloomery/agent-image`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if base == "" || keys == "" || out == "" || len(config.Coordinators) == 0 {
-				return usagef("--base, --pki, --coordinator and --out are needed (see %q)", cmd.CommandPath()+" --help")
+			if err := needed(cmd, "base", "pki", "coordinator", "out"); err != nil {
+				return err
 			}
 			ca, err := os.ReadFile(filepath.Join(keys, pki.CACert))
 			if err != nil {

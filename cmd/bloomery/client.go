@@ -111,6 +111,8 @@ func (s *settings) connect() (*client, error) {
 		},
 		ForceAttemptHTTP2:   true,
 		TLSHandshakeTimeout: 10 * time.Second,
+		// A watch that is silent because the other side is gone must end, so that it is opened again.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
 	}}
 	return &client{
 		machines: bloomeryv1connect.NewMachineServiceClient(httpClient, base),

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -49,6 +50,19 @@ func (f *eventFlags) filter(now time.Time) (*bloomeryv1.EventFilter, error) {
 	return filter, nil
 }
 
+// open checks the flags and connects.
+func (f *eventFlags) open(set *settings) (*client, *bloomeryv1.EventFilter, error) {
+	filter, err := f.filter(time.Now())
+	if err != nil {
+		return nil, nil, err
+	}
+	if f.after < 0 {
+		return nil, nil, usagef("--after %d: use a sequence number, 0 or more", f.after)
+	}
+	c, err := set.connect()
+	return c, filter, err
+}
+
 func newEventList(set *settings) *cobra.Command {
 	var f eventFlags
 	cmd := &cobra.Command{
@@ -58,23 +72,19 @@ func newEventList(set *settings) *cobra.Command {
   bloomery event list --type security -o json`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			filter, err := f.filter(time.Now())
-			if err != nil {
-				return err
-			}
-			c, err := set.connect()
+			c, filter, err := f.open(set)
 			if err != nil {
 				return err
 			}
 			all := &bloomeryv1.ListEventsResponse{}
 			request := &bloomeryv1.ListEventsRequest{Filter: filter, After: f.after}
 			for {
-				page, err := c.events.ListEvents(cmd.Context(), connect.NewRequest(request))
+				page, err := ask(cmd.Context(), c.events.ListEvents, request)
 				if err != nil {
 					return err
 				}
-				all.Events = append(all.Events, page.Msg.GetEvents()...)
-				request.After = page.Msg.GetNextAfter()
+				all.Events = append(all.Events, page.GetEvents()...)
+				request.After = page.GetNextAfter()
 				if request.After == 0 {
 					break
 				}
@@ -99,11 +109,7 @@ func newEventWatch(set *settings) *cobra.Command {
 		Example: `  bloomery event watch --machine node1`,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			filter, err := f.filter(time.Now())
-			if err != nil {
-				return err
-			}
-			c, err := set.connect()
+			c, filter, err := f.open(set)
 			if err != nil {
 				return err
 			}
@@ -114,39 +120,40 @@ func newEventWatch(set *settings) *cobra.Command {
 	return cmd
 }
 
+// watchEvents prints until the context ends, which is no error.
 func (s *settings) watchEvents(ctx context.Context, c *client, filter *bloomeryv1.EventFilter, after int64, w io.Writer) error {
-	lastAnswer := time.Now()
-	for {
+	var printErr error
+	err := keepWatching(ctx, func(ctx context.Context, heard func()) (bool, error) {
 		stream, err := c.events.WatchEvents(ctx, connect.NewRequest(&bloomeryv1.WatchEventsRequest{Filter: filter, After: after}))
-		if err == nil {
-			for stream.Receive() {
-				event := stream.Msg().GetEvent()
-				after, lastAnswer = event.GetSequence(), time.Now()
-				if err := s.printEvent(w, event); err != nil {
-					stream.Close()
-					return err
-				}
+		if err != nil {
+			return false, err
+		}
+		defer stream.Close()
+		for stream.Receive() {
+			event := stream.Msg().GetEvent()
+			after = event.GetSequence()
+			heard()
+			if printErr = s.printEvent(w, event); printErr != nil {
+				return true, nil
 			}
-			err = stream.Err()
-			stream.Close()
 		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil && (!passing(err) || time.Since(lastAnswer) > followPatience) {
-			return err
-		}
-		select {
-		case <-time.After(500 * time.Millisecond):
-		case <-ctx.Done():
-			return nil
-		}
+		return false, stream.Err()
+	})
+	if ctx.Err() != nil {
+		err = nil
 	}
+	return errors.Join(err, printErr)
 }
 
 // printEvent writes one line an event, or one JSON or YAML document.
 func (s *settings) printEvent(w io.Writer, event *bloomeryv1.Event) error {
-	if s.output != "table" {
+	switch s.output {
+	case "yaml":
+		if _, err := fmt.Fprintln(w, "---"); err != nil {
+			return err
+		}
+		return s.printMessage(w, event, nil)
+	case "json":
 		return s.printMessage(w, event, nil)
 	}
 	_, err := fmt.Fprintf(w, "%s  %-24s %-12s %s\n", event.GetTime().AsTime().Format("15:04:05.000"), event.GetType(), event.GetMachine(), event.GetMessage())

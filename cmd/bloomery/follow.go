@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,61 +16,50 @@ import (
 	bloomeryv1 "bloomery/api/bloomery/v1"
 )
 
-// How long follow keeps trying while no coordinator answers: a restart must cost nothing but time.
-const followPatience = 2 * time.Minute
-
-// follow shows a job until it has ended. The watch is opened again when the connection or the coordinator is lost.
+// follow shows a job until it has ended; its failure is an error. A watch that is lost is opened again.
 func (s *settings) follow(cmd *cobra.Command, c *client, id string) error {
-	ctx := cmd.Context()
 	display := newDisplay(cmd.ErrOrStderr())
 	var job *bloomeryv1.Job
-	lastAnswer := time.Now()
-	for {
+	err := keepWatching(cmd.Context(), func(ctx context.Context, heard func()) (bool, error) {
 		stream, err := c.jobs.WatchJob(ctx, connect.NewRequest(&bloomeryv1.WatchJobRequest{Id: id}))
-		if err == nil {
-			for stream.Receive() {
-				job = stream.Msg().GetJob()
-				lastAnswer = time.Now()
-				display.show(job)
-			}
-			err = stream.Err()
-			stream.Close()
+		if err != nil {
+			return false, err
 		}
-		if job != nil && job.GetStatus() != bloomeryv1.JobStatus_JOB_STATUS_RUNNING {
-			break
+		defer stream.Close()
+		for stream.Receive() {
+			job = stream.Msg().GetJob()
+			heard()
+			display.show(job)
 		}
-		if ctx.Err() != nil {
-			display.close()
-			return fmt.Errorf("stopped watching; the job goes on: bloomery job watch %s", id)
-		}
-		if err != nil && !passing(err) || time.Since(lastAnswer) > followPatience {
-			display.close()
-			return err
-		}
-		select {
-		case <-time.After(500 * time.Millisecond):
-		case <-ctx.Done():
-		}
+		return job != nil && job.GetStatus() != bloomeryv1.JobStatus_JOB_STATUS_RUNNING, stream.Err()
+	})
+	if cmd.Context().Err() != nil {
+		return fmt.Errorf("stopped watching; the job goes on: bloomery job watch %s", id)
 	}
-	display.close()
+	if err != nil {
+		return err
+	}
 	if s.output != "table" {
 		if err := s.printJob(cmd.OutOrStdout(), job); err != nil {
 			return err
 		}
 	}
 	if job.GetStatus() != bloomeryv1.JobStatus_JOB_STATUS_DONE {
-		return fmt.Errorf("job %s %s: %s (%s)", job.GetId(), enumWord("JOB_STATUS_", job.GetStatus()), job.GetError(), job.GetErrorReason())
+		return jobError(job)
 	}
 	return nil
 }
 
-// passing tells an error that a restarted coordinator or network explains from one that stays.
-func passing(err error) bool {
-	switch connect.CodeOf(err) {
-	case connect.CodeUnavailable, connect.CodeUnknown, connect.CodeDeadlineExceeded, connect.CodeInternal, connect.CodeCanceled, connect.CodeAborted:
-		return true
+// jobError says why a job did not end done; a cancelled one has no reason.
+func jobError(job *bloomeryv1.Job) error {
+	text := fmt.Sprintf("job %s %s", job.GetId(), enumWord("JOB_STATUS_", job.GetStatus()))
+	if job.GetError() != "" {
+		text += ": " + job.GetError()
 	}
-	return false
+	if job.GetErrorReason() != "" {
+		text += " (" + job.GetErrorReason() + ")"
+	}
+	return errors.New(text)
 }
 
 // display draws a job: one line a step that is redrawn on a terminal, plain lines elsewhere.
@@ -139,8 +130,6 @@ func (d *display) redraw(job *bloomeryv1.Job) {
 	}
 	d.drawn = len(job.GetSteps())
 }
-
-func (d *display) close() { d.drawn = 0 }
 
 func bar(percent float64) string {
 	const width = 20

@@ -45,8 +45,8 @@ The whole request is checked before the machine is touched.`,
   bloomery machine install node1 --image debian-12 --network customer-a --disk-serial S4EV0123 --user-data user.yaml`,
 		Args: exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if spec.GetImage() == "" || spec.GetNetwork() == "" {
-				return usagef("--image and --network are needed (see %q)", cmd.CommandPath()+" --help")
+			if err := needed(cmd, "image", "network"); err != nil {
+				return err
 			}
 			switch evidence {
 			case "phone-home":
@@ -75,11 +75,8 @@ The whole request is checked before the machine is touched.`,
 				}
 			}
 			return set.startJob(cmd, waits, func(ctx context.Context, c *client, id string) (*bloomeryv1.Job, error) {
-				answer, err := c.machines.InstallMachine(ctx, connect.NewRequest(&bloomeryv1.InstallMachineRequest{Name: args[0], Spec: spec, RequestId: id}))
-				if err != nil {
-					return nil, err
-				}
-				return answer.Msg.GetJob(), nil
+				answer, err := ask(ctx, c.machines.InstallMachine, &bloomeryv1.InstallMachineRequest{Name: args[0], Spec: spec, RequestId: id})
+				return answer.GetJob(), err
 			})
 		},
 	}
@@ -97,42 +94,35 @@ The whole request is checked before the machine is touched.`,
 }
 
 func newMachineInspect(set *settings) *cobra.Command {
-	var waits waiting
-	cmd := &cobra.Command{
+	return startsJob(set, &cobra.Command{
 		Use:     "inspect NAME",
 		Short:   "Inventory and check a machine; a sound one becomes available",
 		Example: `  bloomery machine inspect node1 --wait`,
-		Args:    exactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return set.startJob(cmd, waits, func(ctx context.Context, c *client, id string) (*bloomeryv1.Job, error) {
-				answer, err := c.machines.InspectMachine(ctx, connect.NewRequest(&bloomeryv1.InspectMachineRequest{Name: args[0], RequestId: id}))
-				if err != nil {
-					return nil, err
-				}
-				return answer.Msg.GetJob(), nil
-			})
-		},
-	}
-	waits.register(cmd)
-	return cmd
+	}, func(ctx context.Context, c *client, name, id string) (*bloomeryv1.Job, error) {
+		answer, err := ask(ctx, c.machines.InspectMachine, &bloomeryv1.InspectMachineRequest{Name: name, RequestId: id})
+		return answer.GetJob(), err
+	})
 }
 
 func newMachineRelease(set *settings) *cobra.Command {
-	var waits waiting
-	cmd := &cobra.Command{
+	return startsJob(set, &cobra.Command{
 		Use:     "release NAME",
 		Short:   "Take a machine back from its customer and wipe it",
 		Example: `  bloomery machine release node1 --wait`,
-		Args:    exactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return set.startJob(cmd, waits, func(ctx context.Context, c *client, id string) (*bloomeryv1.Job, error) {
-				answer, err := c.machines.ReleaseMachine(ctx, connect.NewRequest(&bloomeryv1.ReleaseMachineRequest{Name: args[0], RequestId: id}))
-				if err != nil {
-					return nil, err
-				}
-				return answer.Msg.GetJob(), nil
-			})
-		},
+	}, func(ctx context.Context, c *client, name, id string) (*bloomeryv1.Job, error) {
+		answer, err := ask(ctx, c.machines.ReleaseMachine, &bloomeryv1.ReleaseMachineRequest{Name: name, RequestId: id})
+		return answer.GetJob(), err
+	})
+}
+
+// startsJob completes a command that starts a job on a machine and takes nothing but its name.
+func startsJob(set *settings, cmd *cobra.Command, create func(ctx context.Context, c *client, name, id string) (*bloomeryv1.Job, error)) *cobra.Command {
+	var waits waiting
+	cmd.Args = exactArgs(1)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return set.startJob(cmd, waits, func(ctx context.Context, c *client, id string) (*bloomeryv1.Job, error) {
+			return create(ctx, c, args[0], id)
+		})
 	}
 	waits.register(cmd)
 	return cmd

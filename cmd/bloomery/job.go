@@ -1,11 +1,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	bloomeryv1 "bloomery/api/bloomery/v1"
@@ -23,17 +24,20 @@ func newJobList(set *settings) *cobra.Command {
 		Example: `  bloomery job list --machine node1`,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if request.GetPageSize() < 1 || request.GetPageSize() > 1000 {
+				return usagef("--limit %d: use 1 to 1000", request.GetPageSize())
+			}
 			c, err := set.connect()
 			if err != nil {
 				return err
 			}
-			answer, err := c.jobs.ListJobs(cmd.Context(), connect.NewRequest(request))
+			answer, err := ask(cmd.Context(), c.jobs.ListJobs, request)
 			if err != nil {
 				return err
 			}
-			return set.printMessage(cmd.OutOrStdout(), answer.Msg, func(w io.Writer) {
+			return set.printMessage(cmd.OutOrStdout(), answer, func(w io.Writer) {
 				row(w, "ID", "MACHINE", "KIND", "STATUS", "STEP", "AGE", "ERROR")
-				for _, job := range answer.Msg.GetJobs() {
+				for _, job := range answer.GetJobs() {
 					row(w, job.GetId(), job.GetMachine(), enumWord("JOB_KIND_", job.GetKind()), enumWord("JOB_STATUS_", job.GetStatus()),
 						currentStep(job), age(job.GetCreatedAt()), job.GetError())
 				}
@@ -46,23 +50,14 @@ func newJobList(set *settings) *cobra.Command {
 }
 
 func newJobShow(set *settings) *cobra.Command {
-	return &cobra.Command{
+	return oneThing(set, &cobra.Command{
 		Use:     "show ID",
 		Short:   "Show a job and its steps",
 		Example: `  bloomery job show 01j…`,
-		Args:    exactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := set.connect()
-			if err != nil {
-				return err
-			}
-			answer, err := c.jobs.GetJob(cmd.Context(), connect.NewRequest(&bloomeryv1.GetJobRequest{Id: args[0]}))
-			if err != nil {
-				return err
-			}
-			return set.printJob(cmd.OutOrStdout(), answer.Msg.GetJob())
-		},
-	}
+	}, func(ctx context.Context, c *client, id string) (*bloomeryv1.Job, error) {
+		answer, err := ask(ctx, c.jobs.GetJob, &bloomeryv1.GetJobRequest{Id: id})
+		return answer.GetJob(), err
+	}, set.printJob)
 }
 
 func newJobWatch(set *settings) *cobra.Command {
@@ -82,23 +77,14 @@ func newJobWatch(set *settings) *cobra.Command {
 }
 
 func newJobCancel(set *settings) *cobra.Command {
-	return &cobra.Command{
+	return oneThing(set, &cobra.Command{
 		Use:     "cancel ID",
 		Short:   "Stop a job before its next step",
 		Example: `  bloomery job cancel 01j…`,
-		Args:    exactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := set.connect()
-			if err != nil {
-				return err
-			}
-			answer, err := c.jobs.CancelJob(cmd.Context(), connect.NewRequest(&bloomeryv1.CancelJobRequest{Id: args[0]}))
-			if err != nil {
-				return err
-			}
-			return set.printJob(cmd.OutOrStdout(), answer.Msg.GetJob())
-		},
-	}
+	}, func(ctx context.Context, c *client, id string) (*bloomeryv1.Job, error) {
+		answer, err := ask(ctx, c.jobs.CancelJob, &bloomeryv1.CancelJobRequest{Id: id})
+		return answer.GetJob(), err
+	}, set.printJob)
 }
 
 func (s *settings) printJob(w io.Writer, job *bloomeryv1.Job) error {
@@ -132,13 +118,7 @@ func stepName(step *bloomeryv1.Step) string {
 	if field == nil {
 		return "unknown"
 	}
-	name := []byte(field.Name())
-	for i, c := range name {
-		if c == '_' {
-			name[i] = '-'
-		}
-	}
-	return string(name)
+	return strings.ReplaceAll(string(field.Name()), "_", "-")
 }
 
 func stepSeconds(step *bloomeryv1.Step) string {

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	bloomeryv1 "bloomery/api/bloomery/v1"
@@ -58,14 +57,9 @@ func newLabUp(set *settings) *cobra.Command {
   bloomery lab up --file rack.yaml --agent-image out/agent-image`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			config := lab.Default(number)
-			if file != "" {
-				var err error
-				if config, err = lab.LoadConfig(file); err != nil {
-					return err
-				}
-			} else if flags.rack != "" {
-				config.Name = flags.rack
+			config, err := rackConfig(cmd, file, number, flags.rack)
+			if err != nil {
+				return err
 			}
 			self, err := os.Executable()
 			if err != nil {
@@ -99,6 +93,23 @@ func newLabUp(set *settings) *cobra.Command {
 	return cmd
 }
 
+// rackConfig is the description in a file, or the default rack; --rack renames either.
+func rackConfig(cmd *cobra.Command, file string, machines int, rack string) (lab.Config, error) {
+	if file == "" {
+		config := lab.Default(machines)
+		config.Name = rack
+		return config, nil
+	}
+	if cmd.Flags().Changed("machines") {
+		return lab.Config{}, usagef("--machines: %s says which machines there are; use one or the other", file)
+	}
+	config, err := lab.LoadConfig(file)
+	if cmd.Flags().Changed("rack") {
+		config.Name = rack
+	}
+	return config, err
+}
+
 // recordMachines does what an operator does for each machine of a real rack: "bloomery machine add".
 func recordMachines(ctx context.Context, status lab.Status, progress io.Writer) error {
 	config, err := lab.LoadEffective(status.StateDir)
@@ -119,7 +130,7 @@ func recordMachines(ctx context.Context, status lab.Status, progress io.Writer) 
 		for _, nic := range m.NICs {
 			record.Macs = append(record.Macs, nic.MAC)
 		}
-		if _, err := c.machines.CreateMachine(ctx, connect.NewRequest(&bloomeryv1.CreateMachineRequest{Machine: record})); err != nil {
+		if _, err := ask(ctx, c.machines.CreateMachine, &bloomeryv1.CreateMachineRequest{Machine: record}); err != nil {
 			return fmt.Errorf("record machine %s: %w", m.Name, err)
 		}
 		fmt.Fprintf(progress, "recorded machine %s: MAC %s, BMC %s, port %s\n", m.Name, strings.Join(record.GetMacs(), " "), m.BMC.Address, m.NICs[0].Port)
@@ -218,15 +229,15 @@ func newLabSSH(set *settings) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			answer, err := c.machines.GetMachine(cmd.Context(), connect.NewRequest(&bloomeryv1.GetMachineRequest{Name: args[0]}))
+			answer, err := ask(cmd.Context(), c.machines.GetMachine, &bloomeryv1.GetMachineRequest{Name: args[0]})
 			if err != nil {
 				return err
 			}
-			prefix, err := netip.ParsePrefix(answer.Msg.GetMachine().GetAddress())
+			prefix, err := netip.ParsePrefix(answer.GetMachine().GetAddress())
 			if err != nil {
 				return fmt.Errorf("machine %s has no address on a customer's network: install it first", args[0])
 			}
-			options.Address, options.Network, options.Command = prefix.Addr().String(), answer.Msg.GetMachine().GetNetwork(), args[1:]
+			options.Address, options.Network, options.Command = prefix.Addr().String(), answer.GetMachine().GetNetwork(), args[1:]
 			argv, err := lab.SSHCommand(flags.dir(), options)
 			if err != nil {
 				return err
@@ -237,81 +248,6 @@ func newLabSSH(set *settings) *cobra.Command {
 	flags.register(cmd)
 	cmd.Flags().StringVar(&options.User, "user", "debian", "login")
 	cmd.Flags().StringVar(&options.Identity, "identity", "", "private key")
-	return cmd
-}
-
-func newLabPower() *cobra.Command {
-	var flags labFlags
-	cmd := &cobra.Command{
-		Use:     "power MACHINE on|off|reset",
-		Short:   "Press a virtual machine's power button, past the coordinator",
-		Example: `  bloomery lab power m1 off`,
-		Args:    exactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return lab.NewClient(flags.dir()).Power(cmd.Context(), args[0], args[1])
-		},
-	}
-	flags.register(cmd)
-	return cmd
-}
-
-func newLabFault() *cobra.Command {
-	var flags labFlags
-	fault := lab.Fault{}
-	cmd := &cobra.Command{
-		Use:   "fault KIND",
-		Short: "Make something go wrong",
-		Long: `KIND is one of
-  link-down, link-up      --machine: its cable is pulled
-  port-down, port-up      --port
-  swap-ports              --port --other-port: two cables are exchanged; again undoes it
-  loss                    --port --drop --duplicate, probabilities from 0 to 1
-  pull-plug               --machine: power is gone
-  smart-warning           --machine --disk --bits: NVMe critical warning; 0 takes it away
-  slow-disk               --machine --disk --bytes-per-second; 0 takes it away
-  bmc-stuck, bmc-ok       --machine`,
-		Example: `  bloomery lab fault swap-ports --port Ethernet1 --other-port Ethernet2
-  bloomery lab fault smart-warning --machine m1 --bits 4`,
-		Args: exactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			fault.Kind = args[0]
-			return lab.NewClient(flags.dir()).Fault(cmd.Context(), fault)
-		},
-	}
-	flags.register(cmd)
-	f := cmd.Flags()
-	f.StringVar(&fault.Machine, "machine", "", "machine")
-	f.IntVar(&fault.NIC, "nic", 0, "number of the machine's NIC")
-	f.IntVar(&fault.Disk, "disk", 0, "number of the machine's disk")
-	f.Uint8Var(&fault.Bits, "bits", 0, "NVMe Critical Warning bits")
-	f.Int64Var(&fault.BytesPerSecond, "bytes-per-second", 0, "disk's speed limit")
-	f.StringVar(&fault.Port, "port", "", "switch port")
-	f.StringVar(&fault.OtherPort, "other-port", "", "second switch port")
-	f.Float64Var(&fault.Drop, "drop", 0, "probability that a frame is lost")
-	f.Float64Var(&fault.Duplicate, "duplicate", 0, "probability that a frame comes twice")
-	return cmd
-}
-
-func newLabCoordinator() *cobra.Command {
-	var flags labFlags
-	cmd := &cobra.Command{
-		Use:   "coordinator kill|restart",
-		Short: "Kill the virtual rack's coordinator as a crash would, or start it again",
-		Example: `  bloomery lab coordinator kill
-  bloomery lab coordinator restart`,
-		Args:      exactArgs(1),
-		ValidArgs: []string{"kill", "restart"},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			switch args[0] {
-			case "kill":
-				return lab.KillCoordinator(cmd.Context(), flags.dir())
-			case "restart":
-				return lab.RestartCoordinator(cmd.Context(), flags.dir())
-			}
-			return usagef("coordinator %q: use kill or restart", args[0])
-		},
-	}
-	flags.register(cmd)
 	return cmd
 }
 
@@ -336,8 +272,8 @@ func newLabDemo() *cobra.Command {
 		Example: `  bloomery lab demo --image-file out/images/debian-12 --agent-image out/agent-image --report out/demo.json`,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if options.ImageFile == "" || options.Report == "" {
-				return usagef("--image-file and --report are needed (see %q)", cmd.CommandPath()+" --help")
+			if err := needed(cmd, "image-file", "report"); err != nil {
+				return err
 			}
 			self, err := os.Executable()
 			if err != nil {

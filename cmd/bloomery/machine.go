@@ -1,11 +1,11 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	bloomeryv1 "bloomery/api/bloomery/v1"
@@ -42,12 +42,12 @@ func newMachineList(set *settings) *cobra.Command {
 			}
 			all := &bloomeryv1.ListMachinesResponse{}
 			for {
-				page, err := c.machines.ListMachines(cmd.Context(), connect.NewRequest(request))
+				page, err := ask(cmd.Context(), c.machines.ListMachines, request)
 				if err != nil {
 					return err
 				}
-				all.Machines = append(all.Machines, page.Msg.GetMachines()...)
-				request.PageToken = page.Msg.GetNextPageToken()
+				all.Machines = append(all.Machines, page.GetMachines()...)
+				request.PageToken = page.GetNextPageToken()
 				if request.PageToken == "" {
 					break
 				}
@@ -77,24 +77,15 @@ func statusWords() []string {
 }
 
 func newMachineShow(set *settings) *cobra.Command {
-	return &cobra.Command{
+	return oneThing(set, &cobra.Command{
 		Use:   "show NAME",
 		Short: "Show what the rack knows of a machine",
 		Example: `  bloomery machine show node1
   bloomery machine show node1 -o yaml`,
-		Args: exactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := set.connect()
-			if err != nil {
-				return err
-			}
-			answer, err := c.machines.GetMachine(cmd.Context(), connect.NewRequest(&bloomeryv1.GetMachineRequest{Name: args[0]}))
-			if err != nil {
-				return err
-			}
-			return set.printMachine(cmd.OutOrStdout(), answer.Msg.GetMachine())
-		},
-	}
+	}, func(ctx context.Context, c *client, name string) (*bloomeryv1.Machine, error) {
+		answer, err := ask(ctx, c.machines.GetMachine, &bloomeryv1.GetMachineRequest{Name: name})
+		return answer.GetMachine(), err
+	}, set.printMachine)
 }
 
 func (s *settings) printMachine(w io.Writer, m *bloomeryv1.Machine) error {
@@ -147,11 +138,11 @@ func newMachineAdd(set *settings) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			answer, err := c.machines.CreateMachine(cmd.Context(), connect.NewRequest(&bloomeryv1.CreateMachineRequest{Machine: machine}))
+			answer, err := ask(cmd.Context(), c.machines.CreateMachine, &bloomeryv1.CreateMachineRequest{Machine: machine})
 			if err != nil {
 				return err
 			}
-			return set.printMachine(cmd.OutOrStdout(), answer.Msg.GetMachine())
+			return set.printMachine(cmd.OutOrStdout(), answer.GetMachine())
 		},
 	}
 	flags := cmd.Flags()
@@ -187,13 +178,13 @@ func newMachinePower(set *settings) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			answer, err := c.machines.PowerMachine(cmd.Context(), connect.NewRequest(&bloomeryv1.PowerMachineRequest{Name: args[0], Operation: operation}))
+			answer, err := ask(cmd.Context(), c.machines.PowerMachine, &bloomeryv1.PowerMachineRequest{Name: args[0], Operation: operation})
 			if err != nil {
 				return err
 			}
-			return set.printMessage(cmd.OutOrStdout(), answer.Msg, func(w io.Writer) {
+			return set.printMessage(cmd.OutOrStdout(), answer, func(w io.Writer) {
 				state := "off"
-				if answer.Msg.GetOn() {
+				if answer.GetOn() {
 					state = "on"
 				}
 				row(w, args[0], state)
@@ -204,23 +195,15 @@ func newMachinePower(set *settings) *cobra.Command {
 
 func newMachineLock(set *settings) *cobra.Command {
 	var team, reason string
-	cmd := &cobra.Command{
+	cmd := oneThing(set, &cobra.Command{
 		Use:     "lock NAME --team T --reason R",
 		Short:   "Keep every job away from a machine",
 		Example: `  bloomery machine lock node1 --team anti-ddos --reason "scans 203.0.113.0/24"`,
-		Args:    exactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := set.connect()
-			if err != nil {
-				return err
-			}
-			answer, err := c.machines.LockMachine(cmd.Context(), connect.NewRequest(&bloomeryv1.LockMachineRequest{Name: args[0], Team: team, Reason: reason}))
-			if err != nil {
-				return err
-			}
-			return set.printMachine(cmd.OutOrStdout(), answer.Msg.GetMachine())
-		},
-	}
+		PreRunE: func(cmd *cobra.Command, _ []string) error { return needed(cmd, "team", "reason") },
+	}, func(ctx context.Context, c *client, name string) (*bloomeryv1.Machine, error) {
+		answer, err := ask(ctx, c.machines.LockMachine, &bloomeryv1.LockMachineRequest{Name: name, Team: team, Reason: reason})
+		return answer.GetMachine(), err
+	}, set.printMachine)
 	cmd.Flags().StringVar(&team, "team", "", "team that locks it")
 	cmd.Flags().StringVar(&reason, "reason", "", "why")
 	return cmd
@@ -228,23 +211,15 @@ func newMachineLock(set *settings) *cobra.Command {
 
 func newMachineUnlock(set *settings) *cobra.Command {
 	var team string
-	cmd := &cobra.Command{
+	cmd := oneThing(set, &cobra.Command{
 		Use:     "unlock NAME --team T",
 		Short:   "Remove a team's lock",
 		Example: `  bloomery machine unlock node1 --team anti-ddos`,
-		Args:    exactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := set.connect()
-			if err != nil {
-				return err
-			}
-			answer, err := c.machines.UnlockMachine(cmd.Context(), connect.NewRequest(&bloomeryv1.UnlockMachineRequest{Name: args[0], Team: team}))
-			if err != nil {
-				return err
-			}
-			return set.printMachine(cmd.OutOrStdout(), answer.Msg.GetMachine())
-		},
-	}
+		PreRunE: func(cmd *cobra.Command, _ []string) error { return needed(cmd, "team") },
+	}, func(ctx context.Context, c *client, name string) (*bloomeryv1.Machine, error) {
+		answer, err := ask(ctx, c.machines.UnlockMachine, &bloomeryv1.UnlockMachineRequest{Name: name, Team: team})
+		return answer.GetMachine(), err
+	}, set.printMachine)
 	cmd.Flags().StringVar(&team, "team", "", "team that locked it")
 	return cmd
 }

@@ -40,8 +40,8 @@ The coordinator needs neither the operator's key nor image.key: move them to whe
 		Example: `  bloomery rack init --dir /var/lib/bloomery/pki --name rack12 --server-address 10.66.0.1 --server-address rack12.example.net`,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if dir == "" || options.Name == "" || len(options.ServerAddresses) == 0 {
-				return usagef("--dir, --name and --server-address are needed (see %q)", cmd.CommandPath()+" --help")
+			if err := needed(cmd, "dir", "name", "server-address"); err != nil {
+				return err
 			}
 			for _, file := range []string{clientConfigFile, imagePrivateKey, imagePublicKey} {
 				if _, err := os.Lstat(filepath.Join(dir, file)); !errors.Is(err, os.ErrNotExist) {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
+	"strings"
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
@@ -46,7 +48,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	fmt.Fprintln(stderr, "error: "+explain(err))
 	var usage usageError
-	if errors.As(err, &usage) {
+	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command ") { // cobra's own, of "completion" and "help"
 		return exitUsage
 	}
 	return exitFailed
@@ -64,8 +66,12 @@ It reads which rack, and with which certificate, from the file that
 ~/.config/bloomery/config.yaml.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          noArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Version:       buildVersion(),
+		Args:          cobra.ArbitraryArgs,
+		RunE:          runGroup,
+		Example: `  bloomery rack init --dir /var/lib/bloomery/pki --name rack12 --server-address 10.66.0.1
+  bloomery machine list
+  bloomery machine install node1 --image debian-12 --network customer-a --ssh-key ~/.ssh/id_ed25519.pub --wait`,
 	}
 	root.PersistentFlags().StringVar(&set.configPath, "config", "", "client configuration file")
 	root.PersistentFlags().StringVarP(&set.output, "output", "o", "table", "output format: table, json or yaml")
@@ -88,18 +94,49 @@ It reads which rack, and with which certificate, from the file that
 
 // group makes a command that only holds others; a word that is none of them is a usage error.
 func group(use, short string, children ...*cobra.Command) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   use,
-		Short: short,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usagef("%s has no command %q (see %q)", cmd.CommandPath(), args[0], cmd.CommandPath()+" --help")
-			}
-			return cmd.Help()
-		},
+	cmd := &cobra.Command{Use: use, Short: short, RunE: runGroup}
+	var examples []string
+	for _, child := range children {
+		if !child.Hidden {
+			examples = append(examples, firstExample(child.Example))
+		}
 	}
+	cmd.Example = strings.Join(examples, "\n")
 	cmd.AddCommand(children...)
 	return cmd
+}
+
+func runGroup(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("%s has no command %q (see %q)", cmd.CommandPath(), args[0], cmd.CommandPath()+" --help")
+	}
+	return cmd.Help()
+}
+
+// firstExample is the first command line of an example, with the lines that continue it.
+func firstExample(text string) string {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		if !strings.HasSuffix(line, "\\") {
+			return strings.Join(lines[:i+1], "\n")
+		}
+	}
+	return text
+}
+
+// needed makes a usage error of flags that were left empty.
+func needed(cmd *cobra.Command, names ...string) error {
+	var missing []string
+	for _, name := range names {
+		flag := cmd.Flags().Lookup(name)
+		if value := flag.Value.String(); value == "" || value == "[]" {
+			missing = append(missing, "--"+name)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return usagef("missing: %s (see %q)", strings.Join(missing, ", "), cmd.CommandPath()+" --help")
 }
 
 // noArgs and exactArgs are cobra's checks with usage errors.
@@ -114,6 +151,23 @@ func exactArgs(n int) cobra.PositionalArgs {
 	}
 }
 
+// buildVersion is the module's version, or the commit that it was built from.
+func buildVersion() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	if info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	for _, setting := range info.Settings {
+		if setting.Key == "vcs.revision" {
+			return setting.Value
+		}
+	}
+	return "(devel)"
+}
+
 // explain turns an error into what an operator can act on: a coordinator's field errors first.
 func explain(err error) string {
 	var rpc *connect.Error
@@ -121,14 +175,18 @@ func explain(err error) string {
 		return err.Error()
 	}
 	text := rpc.Message()
+	var fields []string
 	for _, detail := range rpc.Details() {
 		value, decodeErr := detail.Value()
 		if decodeErr != nil {
 			continue
 		}
 		if field, ok := value.(*bloomeryv1.FieldError); ok {
-			text = fmt.Sprintf("%s: %s (%s)", field.GetField(), field.GetMessage(), field.GetReason())
+			fields = append(fields, fmt.Sprintf("%s: %s (%s)", field.GetField(), field.GetMessage(), field.GetReason()))
 		}
+	}
+	if len(fields) > 0 {
+		text = strings.Join(fields, "\n")
 	}
 	switch rpc.Code() {
 	case connect.CodeUnavailable:
