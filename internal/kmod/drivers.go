@@ -25,7 +25,7 @@ const (
 // Report says what LoadDrivers did. Modules that were in the kernel before are in neither list.
 type Report struct {
 	Loaded []string         // names, sorted
-	Failed map[string]error // by the name of the driver that a device asked for
+	Failed map[string]error // by the name of the driver that a device asked for; drivers without hardware (ENODEV) are in neither
 	Passes int
 }
 

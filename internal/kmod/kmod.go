@@ -91,7 +91,7 @@ func Open(root Root, loader Loader, log *slog.Logger) (*Modules, error) {
 }
 
 // Load loads the named modules (or exact aliases such as "fs-ext4") with everything they need, one after the other.
-// Every name is tried; the error joins what failed.
+// Every name is tried; the error joins what failed. A module that finds none of its hardware (ENODEV) is not loaded and has not failed.
 func (m *Modules) Load(ctx context.Context, names ...string) error {
 	var errs []error
 	for _, name := range names {
@@ -120,6 +120,11 @@ func (m *Modules) load(ctx context.Context, name string) (inserted []string, err
 		did, err := m.insert(step.name)
 		if did {
 			inserted = append(inserted, step.name)
+		}
+		if errors.Is(err, unix.ENODEV) && !step.soft {
+			// The module looked for its hardware and found none, which udev forgives too; what needs the module would only fail for lack of it.
+			m.log.Debug("no hardware for the module", "module", step.name, "for", name)
+			return inserted, nil
 		}
 		if err != nil && !step.soft {
 			return inserted, fmt.Errorf("load module %s: %w", name, err)

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // machine is a fake kernel: inserting a module may make devices appear.
@@ -241,5 +242,21 @@ func BenchmarkMatch(b *testing.B) {
 	}
 	for b.Loop() {
 		ix.match("pci:v00008086d000010D3sv00001AF4sd00001100bc02sc00i00")
+	}
+}
+
+// A driver that finds none of its hardware is udev's everyday: neither loaded nor failed, and so is what needs it.
+func TestLoadDriversForgivesAbsentHardware(t *testing.T) {
+	m, k := fixture(t)
+	k.fail = map[string]error{"nvme_core": unix.ENODEV}
+	report, err := m.LoadDrivers(context.Background())
+	if err != nil || len(report.Failed) != 0 {
+		t.Errorf("failed: %v, %v", report.Failed, err)
+	}
+	if got := strings.Join(report.Loaded, " "); strings.Contains(got, "nvme") || !strings.Contains(got, "ahci") {
+		t.Errorf("loaded: %s", got)
+	}
+	if err := m.Load(context.Background(), "nvme"); err != nil {
+		t.Errorf("loading by name: %v", err)
 	}
 }
