@@ -22,8 +22,8 @@ const (
 	mebibyte      = 1 << 20
 )
 
-// table is a GUID partition table (UEFI specification 2.10, section 5.3). Header and entries are kept as they were read, so that
-// GUIDs, attributes, names and reserved bytes survive a change; no library that can be had does that and bounds what it reads.
+// table is a GUID partition table (UEFI specification 2.10, section 5.3) as it was read and found sound. Changes go through go-diskfs, which
+// neither bounds what it reads nor looks whether partitions overlap: it gets only bytes that were checked here.
 type table struct {
 	sectorSize int
 	header     []byte // one sector
@@ -156,68 +156,6 @@ func (t *table) checkEntries() error {
 	for i := 1; i < len(spans); i++ {
 		if spans[i].first <= spans[i-1].last {
 			return tableError("partitions %d and %d overlap", spans[i-1].n, spans[i].n)
-		}
-	}
-	return nil
-}
-
-// grown is t for a disk of diskSectors with partition n reaching to the end, in whole MiB; the same table if nothing is to be done.
-func (t *table) grown(n int, diskSectors uint64) (*table, error) {
-	entry := t.entry(n)
-	if entry == nil {
-		return nil, fmt.Errorf("there is no partition %d", n)
-	}
-	for other := 1; other <= t.count(); other++ {
-		if e := t.entry(other); e != nil && t.first(e) > t.first(entry) {
-			return nil, fmt.Errorf("partition %d is not the last one on the disk: partition %d lies behind it", n, other)
-		}
-	}
-	lastUsable := diskSectors - 2 - t.entrySectors()
-	unit := uint64(mebibyte / t.sectorSize)
-	end := max((lastUsable+1)/unit*unit-1, t.last(entry))
-	if end > lastUsable {
-		return nil, fmt.Errorf("partition %d ends in sector %d, the last usable one is %d", n, end, lastUsable)
-	}
-	if end == t.last(entry) && t.alternate() == diskSectors-1 {
-		return t, nil
-	}
-	changed := &table{sectorSize: t.sectorSize, header: slices.Clone(t.header), entries: slices.Clone(t.entries)}
-	binary.LittleEndian.PutUint64(changed.entry(n)[40:], end)
-	binary.LittleEndian.PutUint64(changed.header[32:], diskSectors-1)
-	binary.LittleEndian.PutUint64(changed.header[48:], lastUsable)
-	changed.seal()
-	return changed, nil
-}
-
-func (t *table) seal() {
-	binary.LittleEndian.PutUint32(t.header[88:], crc32.ChecksumIEEE(t.entries))
-	binary.LittleEndian.PutUint32(t.header[16:], t.headerSum())
-}
-
-// backup is the table's copy for the end of the disk.
-func (t *table) backup() *table {
-	b := &table{sectorSize: t.sectorSize, header: slices.Clone(t.header), entries: t.entries}
-	binary.LittleEndian.PutUint64(b.header[24:], t.alternate())
-	binary.LittleEndian.PutUint64(b.header[32:], 1)
-	binary.LittleEndian.PutUint64(b.header[72:], t.alternate()-t.entrySectors())
-	b.seal()
-	return b
-}
-
-// write stores the backup before the primary, so that one of the two is whole at any time.
-func (t *table) write(d disk) error {
-	for _, half := range []*table{t.backup(), t} {
-		if _, err := d.WriteAt(half.entries, int64(half.u64(72))*int64(t.sectorSize)); err != nil {
-			return fmt.Errorf("write partition entries: %w", err)
-		}
-		if err := d.Sync(); err != nil {
-			return fmt.Errorf("write partition entries: %w", err)
-		}
-		if _, err := d.WriteAt(half.header, int64(half.u64(24))*int64(t.sectorSize)); err != nil {
-			return fmt.Errorf("write partition table: %w", err)
-		}
-		if err := d.Sync(); err != nil {
-			return fmt.Errorf("write partition table: %w", err)
 		}
 	}
 	return nil

@@ -64,17 +64,19 @@ func growTable(d disk, n int) (GrowResult, Info, error) {
 	if err != nil {
 		return GrowResult{}, Info{}, err
 	}
-	grown, err := old.grown(n, uint64(d.Size())/uint64(d.SectorSize()))
+	diskSectors := uint64(d.Size()) / uint64(d.SectorSize())
+	end, err := old.grownEnd(n, diskSectors)
 	if err != nil {
 		return GrowResult{}, Info{}, err
 	}
-	if grown != old {
-		if err := grown.write(d); err != nil {
+	if end != old.last(old.entry(n)) || old.alternate() != diskSectors-1 {
+		if err := old.grow(d, n, end); err != nil {
 			return GrowResult{}, Info{}, err
 		}
-		if err := fitProtectiveMBR(d); err != nil {
-			return GrowResult{}, Info{}, err
-		}
+	}
+	// Also after a table that was right already: an earlier growth may have ended before it came to this.
+	if err := fitProtectiveMBR(d); err != nil {
+		return GrowResult{}, Info{}, err
 	}
 	after, err := partitionInfo(d, n)
 	if err != nil {
@@ -83,6 +85,9 @@ func growTable(d disk, n int) (GrowResult, Info, error) {
 	sector := int64(d.SectorSize())
 	return GrowResult{BytesBefore: int64(before.Sectors) * sector, BytesAfter: int64(after.Sectors) * sector}, after, nil
 }
+
+// maxCHS is how many sectors cylinder, head and sector can count.
+const maxCHS = 1024 * 255 * 63
 
 // fitProtectiveMBR makes the entry of type 0xEE that starts in sector 1 span the disk (UEFI specification, section 5.2.3); others stand.
 func fitProtectiveMBR(d disk) error {
@@ -98,8 +103,14 @@ func fitProtectiveMBR(d disk) error {
 		if entry[4] != 0xee || binary.LittleEndian.Uint32(entry[8:]) != 1 {
 			continue
 		}
-		span := min(uint64(d.Size())/uint64(d.SectorSize())-1, 0xffffffff)
-		binary.LittleEndian.PutUint32(entry[12:], uint32(span))
+		span := uint32(min(uint64(d.Size())/uint64(d.SectorSize())-1, 0xffffffff))
+		if binary.LittleEndian.Uint32(entry[12:]) == span {
+			return nil
+		}
+		binary.LittleEndian.PutUint32(entry[12:], span)
+		if span >= maxCHS {
+			copy(entry[5:8], []byte{0xff, 0xff, 0xff})
+		}
 		if _, err := d.WriteAt(mbr, 0); err != nil {
 			return fmt.Errorf("write protective MBR: %w", err)
 		}

@@ -15,7 +15,16 @@ import (
 
 // WithMount mounts the filesystem on a partition (ext4, xfs or btrfs) read-write at a directory of its own, with nosuid, nodev and noexec,
 // calls use with that directory, and unmounts in any case. When it returns nil everything that use wrote is on the disk.
-func (d Disks) WithMount(ctx context.Context, path string, use func(root string) error) (err error) {
+func (d Disks) WithMount(ctx context.Context, path string, use func(root string) error) error {
+	return d.withMount(ctx, path, 0, use)
+}
+
+// WithMountReadOnly is WithMount for a filesystem that nothing is written to.
+func (d Disks) WithMountReadOnly(ctx context.Context, path string, use func(root string) error) error {
+	return d.withMount(ctx, path, unix.MS_RDONLY, use)
+}
+
+func (d Disks) withMount(ctx context.Context, path string, flags uintptr, use func(root string) error) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -28,7 +37,7 @@ func (d Disks) WithMount(ctx context.Context, path string, use func(root string)
 		return fmt.Errorf("mount %s: %w", path, err)
 	}
 	defer func() { err = errors.Join(err, os.Remove(dir)) }()
-	if err := unix.Mount(path, dir, kind, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+	if err := unix.Mount(path, dir, kind, flags|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount %s as %s: %w", path, kind, err)
 	}
 	defer func() {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"io"
 	"os"
 	"os/exec"
@@ -108,6 +109,26 @@ func TestWipeReportsWriteErrorAndCancel(t *testing.T) {
 	}
 }
 
+// Progress starts at nothing, never falls, and is whole only when everything is read back.
+func TestWipeProgress(t *testing.T) {
+	var last, total, first int64 = 0, 0, -1
+	result, err := wipe(t.Context(), fullDisk(64), 1, func(done, of int64, message string) {
+		if first < 0 {
+			first = done
+		}
+		if done < last || done > of || (done == of) != (message == "reading back" && done == of) {
+			t.Errorf("%q at %d of %d after %d", message, done, of, last)
+		}
+		last, total = done, of
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first != 0 || last != total || total != result.Overwritten+result.VerifiedBytes {
+		t.Errorf("from %d to %d of %d, wiped %+v", first, last, total, result)
+	}
+}
+
 func TestPartitionPath(t *testing.T) {
 	for dev, want := range map[string]string{"/dev/vda": "/dev/vda2", "/dev/nvme0n1": "/dev/nvme0n1p2", "/dev/loop7": "/dev/loop7p2", "/dev/md126": "/dev/md126p2"} {
 		if got := PartitionPath(dev, 2); got != want {
@@ -177,6 +198,50 @@ func TestGrowTable(t *testing.T) {
 	if string(backup.header[:8]) != "EFI PART" || backup.headerSum() != backup.u32(16) {
 		t.Error("no sound backup table at the disk's end")
 	}
+	if span := binary.LittleEndian.Uint32(m.data[446+12:]); span != 80*2048-1 {
+		t.Errorf("the protective MBR spans %d sectors of %d", span, 80*2048-1)
+	}
+}
+
+// What the growth does not mean to change stays byte for byte: every entry but one field, all of the header but what a larger disk changes.
+func TestGrowTableKeepsTheRest(t *testing.T) {
+	path := image(t, 40, 80)
+	m := readImage(t, path)
+	binary.LittleEndian.PutUint64(m.data[1024+128+48:], 1<<63|1<<60|5) // attributes of the type's own
+	copy(m.data[1024+128+56:], []byte{0x3c, 0xd8, 0x31, 0xdf})         // a name outside the first plane
+	sealLoosely(m.data)
+	want := bytes.Clone(m.data[:34*512])
+	if _, _, err := growTable(m, 2); err != nil {
+		t.Fatal(err)
+	}
+	got := bytes.Clone(m.data[:34*512])
+	if !bytes.Equal(got[1024:], m.data[len(m.data)-33*512:len(m.data)-512]) {
+		t.Error("the backup's entries are not the primary's")
+	}
+	for _, field := range [][2]int{{446 + 12, 4}, {512 + 16, 4}, {512 + 32, 8}, {512 + 48, 8}, {512 + 88, 4}, {1024 + 128 + 40, 8}} {
+		clear(want[field[0] : field[0]+field[1]])
+		clear(got[field[0] : field[0]+field[1]])
+	}
+	for i := range want {
+		if want[i] != got[i] {
+			t.Fatalf("byte %d was %02x and is %02x", i, want[i], got[i])
+		}
+	}
+}
+
+// A growth that was interrupted between the table and the protective MBR is completed.
+func TestGrowTableRepairsMBR(t *testing.T) {
+	m := readImage(t, image(t, 40, 40))
+	binary.LittleEndian.PutUint32(m.data[446+12:], 99)
+	if _, _, err := growTable(m, 2); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := growTable(m, 2); err != nil {
+		t.Fatal(err)
+	}
+	if span := binary.LittleEndian.Uint32(m.data[446+12:]); span != 40*2048-1 {
+		t.Errorf("the protective MBR spans %d sectors", span)
+	}
 }
 
 func TestGrowTableRefuses(t *testing.T) {
@@ -193,6 +258,15 @@ func TestGrowTableRefuses(t *testing.T) {
 		{"flipped header", 2, func(b []byte) { b[512+50] ^= 1 }, "checksum of the header"},
 		{"flipped entry", 2, func(b []byte) { b[1024+128+40] ^= 1 }, "checksum of the entries"},
 		{"no table", 2, func(b []byte) { clear(b[512:1024]) }, "no signature"},
+		{"name with a tail", 2, func(b []byte) { b[1024+128+56+40] = 1; sealLoosely(b) }, "name of partition 2"},
+		{"name of half a pair", 2, func(b []byte) { b[1024+128+57] = 0xd8; sealLoosely(b) }, "name of partition 2"},
+		{"odd revision", 2, func(b []byte) { b[512+8] = 1; sealLoosely(b) }, "Revision"},
+		{"129 entries", 2, func(b []byte) { b[512+80] = 129; b[512+40] = 64; sealLoosely(b) }, "129 entries"},
+		{"entries elsewhere", 2, func(b []byte) {
+			copy(b[3*512:35*512], bytes.Clone(b[2*512:34*512]))
+			b[512+72], b[512+40] = 3, 64
+			sealLoosely(b)
+		}, "begin in sector 3"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := readImage(t, path)
@@ -353,4 +427,10 @@ func TestInfoOfLoopDevice(t *testing.T) {
 	if _, err := PartitionInfo(dev, 2); !errors.Is(err, ErrTable) {
 		t.Errorf("after the wipe: %v, want ErrTable", err)
 	}
+}
+
+// seal makes a table's checksums right.
+func (t *table) seal() {
+	binary.LittleEndian.PutUint32(t.header[88:], crc32.ChecksumIEEE(t.entries))
+	binary.LittleEndian.PutUint32(t.header[16:], t.headerSum())
 }

@@ -35,7 +35,9 @@ type WipeResult struct {
 	Seconds       float64 `json:"seconds"`
 }
 
-// WipeProgress tells how far a wipe is: bytes done of total, and what is being done.
+// WipeProgress tells how far a wipe is: done of total, and what is being done. They count the bytes that are overwritten and read back. Discarded
+// ones count nothing, since no device tells how long it will take over them, and mostly they are gone at once; total is larger from the moment
+// that the whole disk must be overwritten after all.
 type WipeProgress func(done, total int64, message string)
 
 // WipeSignatures removes what dev holds and reads back that it is gone: discard of the whole device where it can, zeros over the places where
@@ -65,10 +67,11 @@ func wipe(ctx context.Context, d disk, seed uint64, progress WipeProgress) (Wipe
 	}
 	result := WipeResult{Method: "discard", Bytes: d.Size(), Samples: wipeSamples, Seed: seed}
 	places := signaturePlaces(d)
-	samples := samplePlaces(d.Size(), seed)
+	verified := slices.Concat(places, samplePlaces(d.Size(), seed))
+	overwrite, verify := totalBytes(places), totalBytes(verified)
 
 	err := eachChunk(ctx, d.Size(), wipeChunk*16, func(off, n int64) error {
-		progress(off, d.Size(), "discarding")
+		progress(0, overwrite+verify, fmt.Sprintf("discarding, %d of %d GB", off/1e9, d.Size()/1e9))
 		return d.Discard(off, n)
 	})
 	discarded := err == nil
@@ -77,13 +80,13 @@ func wipe(ctx context.Context, d disk, seed uint64, progress WipeProgress) (Wipe
 	}
 	if discarded {
 		for _, p := range places {
+			progress(result.Overwritten, overwrite+verify, "overwriting signatures")
 			if err := d.ZeroOut(p.off, p.n); err != nil {
 				return result, fmt.Errorf("overwrite %d bytes at %d: %w", p.n, p.off, err)
 			}
 			result.Overwritten += p.n
 		}
-		progress(d.Size(), d.Size(), "reading back")
-		result.VerifiedBytes, err = readsZero(ctx, d, slices.Concat(places, samples))
+		result.VerifiedBytes, err = readsZero(ctx, d, verified, func(read int64) { progress(overwrite+read, overwrite+verify, "reading back") })
 		if err == nil || !errors.Is(err, ErrNotZero) {
 			result.Seconds = time.Since(start).Seconds()
 			return result, err
@@ -92,7 +95,7 @@ func wipe(ctx context.Context, d disk, seed uint64, progress WipeProgress) (Wipe
 
 	result.Method, result.Overwritten = "zero", 0
 	if err := eachChunk(ctx, d.Size(), wipeChunk, func(off, n int64) error {
-		progress(off, d.Size(), "overwriting")
+		progress(off, d.Size()+verify, "overwriting")
 		if err := d.ZeroOut(off, n); err != nil {
 			return fmt.Errorf("overwrite %d bytes at %d: %w", n, off, err)
 		}
@@ -101,13 +104,19 @@ func wipe(ctx context.Context, d disk, seed uint64, progress WipeProgress) (Wipe
 	}); err != nil {
 		return result, err
 	}
-	progress(d.Size(), d.Size(), "reading back")
-	result.VerifiedBytes, err = readsZero(ctx, d, slices.Concat(places, samples))
+	result.VerifiedBytes, err = readsZero(ctx, d, verified, func(read int64) { progress(d.Size()+read, d.Size()+verify, "reading back") })
 	result.Seconds = time.Since(start).Seconds()
 	return result, err
 }
 
 type place struct{ off, n int64 }
+
+func totalBytes(places []place) (n int64) {
+	for _, p := range places {
+		n += p.n
+	}
+	return n
+}
 
 // signaturePlaces are both ends of the disk and of each old partition, of a GUID table or of an MBR's four entries. A table that cannot be
 // read costs only the partitions' own ends: the whole is discarded or overwritten in any case.
@@ -167,7 +176,7 @@ func samplePlaces(size int64, seed uint64) []place {
 	return places
 }
 
-func readsZero(ctx context.Context, d disk, places []place) (int64, error) {
+func readsZero(ctx context.Context, d disk, places []place, progress func(read int64)) (int64, error) {
 	if err := d.Drop(); err != nil {
 		return 0, fmt.Errorf("flush: %w", err)
 	}
@@ -182,6 +191,7 @@ func readsZero(ctx context.Context, d disk, places []place) (int64, error) {
 				return fmt.Errorf("%w: in %d bytes at %d", ErrNotZero, n, p.off+off)
 			}
 			read += n
+			progress(read)
 			return nil
 		})
 		if err != nil {
