@@ -219,7 +219,18 @@ func (a *Agent) collect(ctx context.Context) (*inventory.Inventory, error) {
 }
 
 // leave ends the agent's time on this machine. It returns only when the restart failed or ctx ended.
-func (a *Agent) leave(ctx context.Context) error {
+func (a *Agent) leave(ctx context.Context, kexec bool) error {
+	if kexec {
+		a.console.say("handing over: starting the installed kernel")
+		a.prepareRestart()
+		err := a.options.System.Kexec()
+		if err == nil {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		a.console.say("the installed kernel did not start: %v", err)
+		a.log.Warn("kexec failed, the firmware is used instead", "error", err)
+	}
 	a.console.say("handing over: restarting into the installed system")
 	if err := a.reboot(); err != nil {
 		return fmt.Errorf("restart: %w", err)
@@ -234,13 +245,17 @@ func (a *Agent) source() images.Source {
 }
 
 func (a *Agent) reboot() error {
+	a.prepareRestart()
+	return a.options.System.Reboot()
+}
+
+func (a *Agent) prepareRestart() {
 	a.console.flush(2 * time.Second)
 	if a.options.Watchdog != nil {
 		if err := a.options.Watchdog.Disarm(); err != nil {
 			a.log.Warn("watchdog not disarmed", "error", err)
 		}
 	}
-	return a.options.System.Reboot()
 }
 
 // petWatchdog keeps the hardware from restarting the machine while reports go round. The reporter starts with the enrolment, which may take

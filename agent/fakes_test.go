@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"fmt"
 	"math/big"
 	"net"
 	"net/http"
@@ -44,7 +45,12 @@ type fakeMachine struct {
 	results  []checks.Result
 	clock    time.Time
 	rebooted chan struct{}
-	key      images.PublicKey
+	// blocked, loadErr and kexecErr are what keeps a kexec from being done; kexeced is closed when it is.
+	blocked           string
+	loadErr, kexecErr error
+	kexeced           chan struct{}
+	loaded            installedKernel
+	key               images.PublicKey
 	// during is called in the middle of a wipe.
 	during func()
 }
@@ -52,7 +58,7 @@ type fakeMachine struct {
 func newFakeMachine() *fakeMachine {
 	return &fakeMachine{
 		disks:    []inventory.Disk{{Name: "vda", Path: "/dev/vda", Serial: "S1", SizeBytes: 8 << 20, LogicalSector: 512}, {Name: "vdb", Path: "/dev/vdb", Serial: "S2", SizeBytes: 8 << 20}},
-		rebooted: make(chan struct{}),
+		rebooted: make(chan struct{}), kexeced: make(chan struct{}),
 	}
 }
 
@@ -84,6 +90,19 @@ func (m *fakeMachine) CheckFiles(context.Context, bool) error { return m.damage 
 func (m *fakeMachine) BMC(context.Context) (bmc.Info, error)  { return bmc.Info{Firmware: "1.2"}, nil }
 func (m *fakeMachine) SetTime(hint, _ time.Time) error        { m.clock = hint; return nil }
 func (m *fakeMachine) Reboot() error                          { close(m.rebooted); return nil }
+func (m *fakeMachine) KexecBlocked() string                   { return m.blocked }
+func (m *fakeMachine) Kexec() error {
+	m.note("kexec")
+	if m.kexecErr == nil {
+		close(m.kexeced)
+	}
+	return m.kexecErr
+}
+func (m *fakeMachine) LoadKernel(_ context.Context, dev string, number int, kernel installedKernel) error {
+	m.note(fmt.Sprintf("load %s %d", dev, number))
+	m.loaded = kernel
+	return m.loadErr
+}
 func (m *fakeMachine) Collect(context.Context) (*inventory.Inventory, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -30,6 +30,10 @@ type System interface {
 	CheckFiles(ctx context.Context, deep bool) error
 	// Reboot restarts the machine through its firmware. It returns only with an error.
 	Reboot() error
+	// KexecBlocked says why the running kernel may not start another one; "" when nothing speaks against it.
+	KexecBlocked() string
+	// Kexec starts the kernel that was loaded last, without the firmware. It returns only with an error.
+	Kexec() error
 }
 
 // Hardware finds out what the machine is made of.
@@ -51,6 +55,8 @@ type Installer interface {
 	GrowRoot(ctx context.Context, dev string, number int) (partition.GrowResult, error)
 	WriteSeed(ctx context.Context, dev string, number int, seed cloudinit.NoCloud) error
 	SetBootEntry(ctx context.Context, dev string, esp int, path, description string) (efiboot.BootEntry, error)
+	// LoadKernel makes a kernel of the installed system, in partition number of dev, what System.Kexec starts.
+	LoadKernel(ctx context.Context, dev string, number int, kernel installedKernel) error
 }
 
 // Watchdog is petted while the agent lives.

@@ -91,7 +91,7 @@ func (r *runner) step(ctx context.Context, jobID string, step *pb.Step) error {
 		return err
 	}
 	if finished.Ok && step.GetHandover() != nil {
-		return r.agent.leave(ctx)
+		return r.agent.leave(ctx, run.kexec)
 	}
 	return nil
 }

@@ -63,6 +63,9 @@ type stepRun struct {
 	jobID string
 	step  *pb.Step
 
+	// kexec says, after a handover, that the installed kernel is loaded.
+	kexec bool
+
 	mu   sync.Mutex
 	last time.Time
 }
@@ -91,7 +94,7 @@ func (s *stepRun) do(ctx context.Context) (any, error) {
 	case *pb.Step_BootEntry:
 		return s.bootEntry(ctx, spec.BootEntry)
 	case *pb.Step_Handover:
-		return s.handover(ctx)
+		return s.handover(ctx, spec.Handover)
 	}
 	return nil, failed(reasonUnknownStep, fmt.Errorf("this agent knows no step of kind %s", stepKind(s.step)))
 }
@@ -114,7 +117,7 @@ func stepKind(step *pb.Step) string {
 	return string(field.Name())
 }
 
-// progress reports how far the step is, at most four times a second but always the last word.
+// progress reports how far the step is, at most four times a second but always the last word. Without a percentage of its own it is that of the bytes.
 func (s *stepRun) progress(p *pb.Progress) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -122,7 +125,7 @@ func (s *stepRun) progress(p *pb.Progress) {
 		return
 	}
 	s.last = time.Now()
-	if p.TotalBytes > 0 {
+	if p.Percent == 0 && p.TotalBytes > 0 {
 		p.Percent = 100 * float64(p.DoneBytes) / float64(p.TotalBytes)
 	}
 	p.Message = plain(p.Message)

@@ -44,7 +44,7 @@ func (s *stepRun) writeImage(ctx context.Context, spec *pb.WriteImageStep) (any,
 	}
 	options := images.WriteOptions{Manifest: manifest, Source: source, Progress: func(p images.Progress) {
 		s.progress(&pb.Progress{
-			DoneBytes: p.DiskDone, TotalBytes: p.DiskTotal, BytesPerSecond: p.BytesPerSecond, ResumeFrame: int64(p.Watermark.Frame),
+			Percent: writePercent(p), DoneBytes: p.DiskDone, TotalBytes: p.DiskTotal, BytesPerSecond: p.BytesPerSecond, ResumeFrame: int64(p.Watermark.Frame),
 			Message: fmt.Sprintf("writing %s", manifest.Name),
 		})
 	}}
@@ -68,6 +68,15 @@ func (s *stepRun) writeImage(ctx context.Context, spec *pb.WriteImageStep) (any,
 		written.MBPerSecond = float64(result.DiskBytes) / 1e6 / result.Elapsed.Seconds()
 	}
 	return written, nil
+}
+
+// writePercent goes by compressed bytes: they are what takes time to fetch, decompress and write, while gigabytes of zeros are done in one call
+// and would make the bytes of disk leap. An image of zeros only has none, and goes by its bytes of disk.
+func writePercent(p images.Progress) float64 {
+	if p.DataTotal <= 0 {
+		return 0
+	}
+	return 100 * float64(p.DataDone) / float64(p.DataTotal)
 }
 
 func (s *stepRun) manifest(ctx context.Context, source images.Source, spec *pb.WriteImageStep) (*images.Manifest, error) {

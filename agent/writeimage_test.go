@@ -62,3 +62,17 @@ func TestWriteImage(t *testing.T) {
 		})
 	}
 }
+
+func TestWritePercent(t *testing.T) {
+	for _, c := range []struct {
+		p    images.Progress
+		want float64
+	}{
+		{images.Progress{DiskDone: 90, DiskTotal: 100, DataDone: 1, DataTotal: 4}, 25},
+		{images.Progress{DiskDone: 10, DiskTotal: 100}, 0},
+	} {
+		if got := writePercent(c.p); got != c.want {
+			t.Errorf("%+v is %v %%, want %v", c.p, got, c.want)
+		}
+	}
+}

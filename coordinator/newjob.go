@@ -164,10 +164,15 @@ func (c *Coordinator) facts(r Request) (Facts, error) {
 		c.Logger.Error("an image in the store is unsound", "error", err)
 	}
 	for _, e := range entries {
-		f.Images = append(f.Images, ImageFacts{
+		boot := e.Manifest.Boot
+		image := ImageFacts{
 			Name: e.Manifest.Name, SizeBytes: e.Manifest.Size, ManifestSHA256: e.Manifest.SHA256().String(),
-			RootPartition: int32(e.Manifest.Boot.RootPartition), ESPPartition: int32(e.Manifest.Boot.ESPPartition), Description: e.Manifest.OS.PrettyName,
-		})
+			RootPartition: int32(boot.RootPartition), ESPPartition: int32(boot.ESPPartition), Description: e.Manifest.OS.PrettyName,
+		}
+		if boot.Kexec {
+			image.Kernel, image.Initrd, image.CommandLine = boot.Kernel, boot.Initrd, boot.Cmdline
+		}
+		f.Images = append(f.Images, image)
 	}
 	return f, nil
 }

@@ -28,6 +28,8 @@ type ImageFacts struct {
 	// RootPartition and ESPPartition are GPT partition numbers; 0 means that there is none to grow, seed or start.
 	RootPartition, ESPPartition int32
 	Description                 string
+	// Kernel, Initrd and CommandLine are what kexec may start, from the signed manifest; Kernel is empty when the manifest does not allow it.
+	Kernel, Initrd, CommandLine string
 }
 
 // Facts is what Steps knows beside the machine and the request.
@@ -174,8 +176,14 @@ func installSteps(m *bloomeryv1.Machine, spec *bloomeryv1.InstallSpec, f Facts) 
 			Disk: disk, EspPartition: image.ESPPartition, LoaderPath: defaultLoader, Description: "Bloomery " + image.Name,
 		}}})
 	}
+	handover := &bloomeryv1.HandoverStep{}
+	if image.Kernel != "" && image.RootPartition > 0 {
+		handover = &bloomeryv1.HandoverStep{
+			Disk: disk, Partition: image.RootPartition, Kernel: image.Kernel, Initrd: image.Initrd, CommandLine: image.CommandLine,
+		}
+	}
 	return append(steps,
-		&bloomeryv1.Step{Spec: &bloomeryv1.Step_Handover{Handover: &bloomeryv1.HandoverStep{}}},
+		&bloomeryv1.Step{Spec: &bloomeryv1.Step_Handover{Handover: handover}},
 		&bloomeryv1.Step{Spec: &bloomeryv1.Step_MovePort{MovePort: &bloomeryv1.MovePortStep{From: ProvisioningNetwork, To: network.Name}}},
 		&bloomeryv1.Step{Spec: &bloomeryv1.Step_AwaitSystem{AwaitSystem: &bloomeryv1.AwaitSystemStep{Evidence: evidence, TimeoutSeconds: int32(f.AwaitTimeout.Seconds())}}},
 	), nil

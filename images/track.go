@@ -20,6 +20,7 @@ type tracker struct {
 	disk     int64
 	resumed  int64 // of disk, the bytes that an earlier write wrote
 	data     int64
+	dataHad  int64 // compressed bytes that an earlier write wrote
 	lastSync time.Time
 	synced   int64 // disk at the last sync
 	resume   Watermark
@@ -42,6 +43,7 @@ func (t *tracker) begin(first int) {
 	t.low, t.durable = first, first
 	for i := headFrames(t.manifest, min(headSize, t.manifest.Size)); i < first; i++ {
 		t.disk += t.manifest.Frames[i].Length
+		t.dataHad += t.manifest.Frames[i].DataLength
 	}
 	t.resumed, t.synced, t.lastSync = t.disk, t.disk, time.Now()
 }
@@ -119,7 +121,7 @@ func (t *tracker) send() {
 	t.mu.Lock()
 	p := Progress{
 		DiskDone: t.disk, DiskTotal: t.manifest.Size,
-		DataDone: t.data, DataTotal: t.manifest.DataLength(),
+		DataDone: t.dataHad + t.data, DataTotal: t.manifest.DataLength(),
 		Watermark: Watermark{ManifestSHA256: t.manifest.SHA256().String(), Frame: t.durable},
 	}
 	if elapsed := time.Since(t.start).Seconds(); elapsed > 0 {

@@ -40,7 +40,8 @@ type Watermark struct {
 type Progress struct {
 	// DiskDone and DiskTotal are bytes of disk, zeros included. A resumed write begins above 0.
 	DiskDone, DiskTotal int64
-	// DataDone and DataTotal are compressed bytes; DataDone counts those verified in this write.
+	// DataDone and DataTotal are compressed bytes, of which a resumed write begins above 0 too. Their share is the one that grows evenly with time:
+	// runs of zeros, which may be most of the disk, cost next to nothing and count nothing here.
 	DataDone, DataTotal int64
 	// BytesPerSecond is the mean rate of disk bytes in this write.
 	BytesPerSecond float64

@@ -168,7 +168,8 @@ func TestWriteResume(t *testing.T) {
 				tc.change(device)
 			}
 			source := &memorySource{data: data}
-			result, err := Write(t.Context(), WriteOptions{Manifest: f.m, Source: source, Device: device, Resume: tc.mark})
+			var last Progress
+			result, err := Write(t.Context(), WriteOptions{Manifest: f.m, Source: source, Device: device, Resume: tc.mark, Progress: func(p Progress) { last = p }})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -177,6 +178,9 @@ func TestWriteResume(t *testing.T) {
 			}
 			if !bytes.Equal(device.disk, f.disk) {
 				t.Error("disk differs from the image")
+			}
+			if last.DataDone != last.DataTotal || last.DataTotal != f.m.DataLength() {
+				t.Errorf("progress ends at %d of %d compressed bytes", last.DataDone, last.DataTotal)
 			}
 			if tc.at > 0 && result.DataBytes >= int64(len(data)) {
 				t.Errorf("%d bytes were fetched, want fewer than all %d", result.DataBytes, len(data))

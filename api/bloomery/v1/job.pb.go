@@ -705,7 +705,8 @@ func (*Step_Handover) isStep_Spec() {}
 // Progress of a running step.
 type Progress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 0..100.
+	// Share of the step's work, 0..100: what an estimate of the remaining time goes by. It is not done_bytes of total_bytes where some bytes
+	// cost next to nothing, as an image's runs of zeros do.
 	Percent float64 `protobuf:"fixed64,1,opt,name=percent,proto3" json:"percent,omitempty"`
 	// Unit of done and total; bytes today.
 	DoneBytes      int64   `protobuf:"varint,2,opt,name=done_bytes,json=doneBytes,proto3" json:"done_bytes,omitempty"`
@@ -1432,9 +1433,21 @@ func (x *BootEntryStep) GetDescription() string {
 	return ""
 }
 
-// HandoverStep ends the agent's work: filesystems synced, then a restart into the installed system after the coordinator has acknowledged it.
+// HandoverStep ends the agent's work: filesystems synced and the installed kernel loaded, then the start of the installed system after the
+// coordinator has acknowledged it: by kexec where a kernel is named and the machine allows it, else through the firmware. Its result says
+// which, as {"method": "kexec" or "firmware", "why": ...}.
 type HandoverStep struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where the installed system is; used with kernel only.
+	Disk *DiskRef `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"`
+	// Partition number of the root filesystem.
+	Partition int32 `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	// Absolute path of the kernel in the root filesystem, from the image's signed manifest; empty: start through the firmware.
+	Kernel string `protobuf:"bytes,3,opt,name=kernel,proto3" json:"kernel,omitempty"`
+	// Absolute path of the kernel's initial RAM filesystem; empty: none.
+	Initrd string `protobuf:"bytes,4,opt,name=initrd,proto3" json:"initrd,omitempty"`
+	// Kernel command line, from the image's signed manifest.
+	CommandLine   string `protobuf:"bytes,5,opt,name=command_line,json=commandLine,proto3" json:"command_line,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1467,6 +1480,41 @@ func (x *HandoverStep) ProtoReflect() protoreflect.Message {
 // Deprecated: Use HandoverStep.ProtoReflect.Descriptor instead.
 func (*HandoverStep) Descriptor() ([]byte, []int) {
 	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *HandoverStep) GetDisk() *DiskRef {
+	if x != nil {
+		return x.Disk
+	}
+	return nil
+}
+
+func (x *HandoverStep) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *HandoverStep) GetKernel() string {
+	if x != nil {
+		return x.Kernel
+	}
+	return ""
+}
+
+func (x *HandoverStep) GetInitrd() string {
+	if x != nil {
+		return x.Initrd
+	}
+	return ""
+}
+
+func (x *HandoverStep) GetCommandLine() string {
+	if x != nil {
+		return x.CommandLine
+	}
+	return ""
 }
 
 // InstallSpec is what a customer asks for.
@@ -2053,8 +2101,13 @@ const file_bloomery_v1_job_proto_rawDesc = "" +
 	"\resp_partition\x18\x02 \x01(\x05R\fespPartition\x12\x1f\n" +
 	"\vloader_path\x18\x03 \x01(\tR\n" +
 	"loaderPath\x12 \n" +
-	"\vdescription\x18\x04 \x01(\tR\vdescription\"\x0e\n" +
-	"\fHandoverStep\"\xee\x01\n" +
+	"\vdescription\x18\x04 \x01(\tR\vdescription\"\xa9\x01\n" +
+	"\fHandoverStep\x12(\n" +
+	"\x04disk\x18\x01 \x01(\v2\x14.bloomery.v1.DiskRefR\x04disk\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x16\n" +
+	"\x06kernel\x18\x03 \x01(\tR\x06kernel\x12\x16\n" +
+	"\x06initrd\x18\x04 \x01(\tR\x06initrd\x12!\n" +
+	"\fcommand_line\x18\x05 \x01(\tR\vcommandLine\"\xee\x01\n" +
 	"\vInstallSpec\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12(\n" +
 	"\x04disk\x18\x02 \x01(\v2\x14.bloomery.v1.DiskRefR\x04disk\x12\x1b\n" +
@@ -2189,26 +2242,27 @@ var file_bloomery_v1_job_proto_depIdxs = []int32{
 	7,  // 25: bloomery.v1.GrowRootStep.disk:type_name -> bloomery.v1.DiskRef
 	7,  // 26: bloomery.v1.CloudInitStep.disk:type_name -> bloomery.v1.DiskRef
 	7,  // 27: bloomery.v1.BootEntryStep.disk:type_name -> bloomery.v1.DiskRef
-	7,  // 28: bloomery.v1.InstallSpec.disk:type_name -> bloomery.v1.DiskRef
-	3,  // 29: bloomery.v1.InstallSpec.evidence:type_name -> bloomery.v1.Evidence
-	1,  // 30: bloomery.v1.ListJobsRequest.status:type_name -> bloomery.v1.JobStatus
-	4,  // 31: bloomery.v1.ListJobsResponse.jobs:type_name -> bloomery.v1.Job
-	4,  // 32: bloomery.v1.GetJobResponse.job:type_name -> bloomery.v1.Job
-	4,  // 33: bloomery.v1.WatchJobResponse.job:type_name -> bloomery.v1.Job
-	4,  // 34: bloomery.v1.CancelJobResponse.job:type_name -> bloomery.v1.Job
-	21, // 35: bloomery.v1.JobService.ListJobs:input_type -> bloomery.v1.ListJobsRequest
-	23, // 36: bloomery.v1.JobService.GetJob:input_type -> bloomery.v1.GetJobRequest
-	25, // 37: bloomery.v1.JobService.WatchJob:input_type -> bloomery.v1.WatchJobRequest
-	27, // 38: bloomery.v1.JobService.CancelJob:input_type -> bloomery.v1.CancelJobRequest
-	22, // 39: bloomery.v1.JobService.ListJobs:output_type -> bloomery.v1.ListJobsResponse
-	24, // 40: bloomery.v1.JobService.GetJob:output_type -> bloomery.v1.GetJobResponse
-	26, // 41: bloomery.v1.JobService.WatchJob:output_type -> bloomery.v1.WatchJobResponse
-	28, // 42: bloomery.v1.JobService.CancelJob:output_type -> bloomery.v1.CancelJobResponse
-	39, // [39:43] is the sub-list for method output_type
-	35, // [35:39] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	7,  // 28: bloomery.v1.HandoverStep.disk:type_name -> bloomery.v1.DiskRef
+	7,  // 29: bloomery.v1.InstallSpec.disk:type_name -> bloomery.v1.DiskRef
+	3,  // 30: bloomery.v1.InstallSpec.evidence:type_name -> bloomery.v1.Evidence
+	1,  // 31: bloomery.v1.ListJobsRequest.status:type_name -> bloomery.v1.JobStatus
+	4,  // 32: bloomery.v1.ListJobsResponse.jobs:type_name -> bloomery.v1.Job
+	4,  // 33: bloomery.v1.GetJobResponse.job:type_name -> bloomery.v1.Job
+	4,  // 34: bloomery.v1.WatchJobResponse.job:type_name -> bloomery.v1.Job
+	4,  // 35: bloomery.v1.CancelJobResponse.job:type_name -> bloomery.v1.Job
+	21, // 36: bloomery.v1.JobService.ListJobs:input_type -> bloomery.v1.ListJobsRequest
+	23, // 37: bloomery.v1.JobService.GetJob:input_type -> bloomery.v1.GetJobRequest
+	25, // 38: bloomery.v1.JobService.WatchJob:input_type -> bloomery.v1.WatchJobRequest
+	27, // 39: bloomery.v1.JobService.CancelJob:input_type -> bloomery.v1.CancelJobRequest
+	22, // 40: bloomery.v1.JobService.ListJobs:output_type -> bloomery.v1.ListJobsResponse
+	24, // 41: bloomery.v1.JobService.GetJob:output_type -> bloomery.v1.GetJobResponse
+	26, // 42: bloomery.v1.JobService.WatchJob:output_type -> bloomery.v1.WatchJobResponse
+	28, // 43: bloomery.v1.JobService.CancelJob:output_type -> bloomery.v1.CancelJobResponse
+	40, // [40:44] is the sub-list for method output_type
+	36, // [36:40] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_bloomery_v1_job_proto_init() }
