@@ -54,6 +54,7 @@ type ethernetV2 struct {
 	SetName     string    `yaml:"set-name"`
 	DHCP4       bool      `yaml:"dhcp4"`
 	DHCP6       bool      `yaml:"dhcp6"`
+	AcceptRA    bool      `yaml:"accept-ra"`
 	Addresses   []string  `yaml:"addresses"`
 	Routes      []routeV2 `yaml:"routes,omitempty"`
 	Nameservers *struct {
@@ -68,7 +69,8 @@ type routeV2 struct {
 
 // NetworkV2 renders network-config (version 2) for one NIC, found by MAC: a static address with its prefix length, an optional default
 // gateway (the zero Addr is none) in the same prefix, and name servers. The NIC is named eth0, since cloud-init's systemd-networkd
-// renderer matches by name as well as by MAC; the default route is written as a prefix, which releases before 23.x need.
+// renderer matches by name as well as by MAC; the default route is written as a prefix, which releases before 23.x need. Router
+// advertisements are off: addresses are the provider's to give, and systemd-networkd would wait 12 s for them (RFC 4861 section 10).
 func NetworkV2(mac net.HardwareAddr, address netip.Prefix, gateway netip.Addr, dns []netip.Addr) ([]byte, error) {
 	if len(mac) != 6 || mac[0]&1 != 0 {
 		return nil, fmt.Errorf("MAC %q is not a unicast Ethernet address", mac)

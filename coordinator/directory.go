@@ -111,11 +111,15 @@ func (c *Coordinator) observe(ctx context.Context, e netboot.Event) {
 	case e.Kind == netboot.KindAnswer && e.Action == netboot.LeaseAndBoot:
 		event.Type, event.Message = "netboot.offered", fmt.Sprintf("%s was offered %s", e.Machine, e.File)
 		data["mac"], data["address"] = e.MAC.String(), addrText(e.Peer)
+	case e.Kind == netboot.KindAnswer && e.Action == netboot.Silence && e.Machine != "" && e.Request.Client.Firmware():
+		event.Type, event.Severity = "netboot.refused", bloomeryv1.Severity_SEVERITY_WARNING
+		event.Message = fmt.Sprintf("the firmware of %s asked to netboot and got no answer: %s", e.Machine, e.Reason)
+		data["mac"] = e.MAC.String()
 	default:
 		c.Logger.Debug("netboot", "kind", e.Kind, "machine", e.Machine, "mac", e.MAC, "reason", e.Reason, "error", e.Err)
 		return
 	}
-	if event.GetSeverity() == bloomeryv1.Severity_SEVERITY_SECURITY && !c.limits.security.Allow() {
+	if event.GetSeverity() >= bloomeryv1.Severity_SEVERITY_WARNING && !c.limits.security.Allow() {
 		return
 	}
 	if err := c.update(ctx, func(ch *change) error { return ch.note(event, data) }); err != nil && ctx.Err() == nil {

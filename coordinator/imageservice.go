@@ -40,6 +40,24 @@ func imageError(err error) error {
 	return err
 }
 
+// soundImage reads an image in full before a machine is touched for it: what has rotted in the store is known before the
+// wipe, not in the middle of the write. An image that is not there is left to Steps, which lists those that are.
+func (c *Coordinator) soundImage(ctx context.Context, name string) error {
+	if images.ValidateName(name) != nil {
+		return nil
+	}
+	_, err := c.Images.Verify(ctx, name)
+	switch {
+	case err == nil, errors.Is(err, images.ErrNotFound):
+		return nil
+	case errors.Is(err, images.ErrSignature):
+		return notNow("spec.image", "IMAGE_SIGNATURE", "image %s: %v; add it again", name, err)
+	case errors.Is(err, images.ErrCorrupt):
+		return notNow("spec.image", "IMAGE_CORRUPT", "image %s: %v; remove it and add it again", name, err)
+	}
+	return err
+}
+
 // ListImages implements bloomery.v1.ImageService.
 func (c *Coordinator) ListImages(context.Context, *connect.Request[bloomeryv1.ListImagesRequest]) (*connect.Response[bloomeryv1.ListImagesResponse], error) {
 	entries, err := c.Images.List()

@@ -33,6 +33,9 @@ const (
 	ClientAgent
 )
 
+// Firmware tells whether a machine's firmware asks, not a program that it has started.
+func (c Client) Firmware() bool { return c == ClientHTTP || c == ClientPXE }
+
 func (c Client) String() string {
 	switch c {
 	case ClientHTTP:

@@ -197,25 +197,34 @@ func (r *rack) events(args ...string) []eventJSON {
 	return answer.Events
 }
 
-// port is the VLAN that a switch port is in, as the switch itself says.
-func (r *rack) port(name string) int {
+// switchPort is one port as the switch itself describes it.
+type switchPort struct {
+	Name    string
+	VLAN    struct{ Access int }
+	Learned []struct{ MAC string }
+}
+
+func (r *rack) switchPort(name string) switchPort {
 	r.t.Helper()
 	var status struct {
-		Switch struct {
-			Ports []struct {
-				Name string
-				VLAN int `json:"vlan"`
-			}
+		Supervisor struct {
+			Switch struct{ Ports []switchPort }
 		}
 	}
 	r.ask(&status, "lab", "status", "--state-dir", r.stateDir)
-	for _, port := range status.Switch.Ports {
+	for _, port := range status.Supervisor.Switch.Ports {
 		if port.Name == name {
-			return port.VLAN
+			return port
 		}
 	}
 	r.t.Fatalf("the switch has no port %s: %+v", name, status)
-	return 0
+	return switchPort{}
+}
+
+// port is the VLAN that a switch port is in.
+func (r *rack) port(name string) int {
+	r.t.Helper()
+	return r.switchPort(name).VLAN.Access
 }
 
 // ssh runs a command on an installed machine, as its customer.

@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 // m1 has a disk that the image does not fit on and one that it does; m2's record names m3's switch port.
@@ -45,11 +47,16 @@ func TestRefusals(t *testing.T) {
 	t.Run("wrong cable", func(t *testing.T) {
 		r.t = t
 		r.do("lab", "fault", "swap-ports", "--port", "Ethernet2", "--other-port", "Ethernet3", "--state-dir", r.stateDir)
-		r.refused([]string{"PORT_GUARD", "Ethernet2"}, "machine", "inspect", "m2", "--wait")
-		r.do("lab", "power", "m2", "off", "--state-dir", r.stateDir)
+		r.do("lab", "power", "m3", "on", "--state-dir", r.stateDir)
+		r.eventually(time.Minute, "m3 to be heard on m2's port", func() (bool, string) {
+			port := r.switchPort("Ethernet2")
+			return len(port.Learned) > 0, fmt.Sprintf("%+v", port)
+		})
+		r.refused([]string{"PORT_GUARD", "Ethernet2", "foreign"}, "machine", "inspect", "m2", "--wait")
+		r.do("lab", "power", "m3", "off", "--state-dir", r.stateDir)
 		for _, port := range []string{"Ethernet2", "Ethernet3"} {
-			if vlan := r.port(port); vlan != 100 {
-				t.Errorf("%s is in VLAN %d, want 100: it was not to be moved", port, vlan)
+			if vlan := r.port(port); vlan != 999 {
+				t.Errorf("%s is in VLAN %d, want 999: it was not to be moved", port, vlan)
 			}
 		}
 	})
@@ -90,8 +97,8 @@ func TestRefusals(t *testing.T) {
 		// Signed by a key that is not the rack's.
 		signature := filepath.Join(r.stateDir, "coordinator", "images", "debian-12", "manifest.json.minisig")
 		flipByte(t, signature, 60)
-		r.refused([]string{"signature"}, "image", "verify", "debian-12")
-		r.refused([]string{"debian-12"}, install("--image", "debian-12", "--disk-serial", "E2EDATA")...)
+		r.refused([]string{"SIGNATURE_WRONG"}, "image", "verify", "debian-12")
+		r.refused([]string{"debian-12", "IMAGE_SIGNATURE"}, install("--image", "debian-12", "--disk-serial", "E2EDATA")...)
 	})
 
 	r.t = t
