@@ -28,6 +28,9 @@ func (c *Coordinator) InspectMachine(ctx context.Context, r *connect.Request[blo
 
 // InstallMachine implements bloomery.v1.MachineService.
 func (c *Coordinator) InstallMachine(ctx context.Context, r *connect.Request[bloomeryv1.InstallMachineRequest]) (*connect.Response[bloomeryv1.InstallMachineResponse], error) {
+	if err := c.soundImage(ctx, r.Msg.GetSpec().GetImage()); err != nil {
+		return nil, err
+	}
 	j, err := c.startJob(ctx, r.Msg.GetName(), r.Msg.GetRequestId(), Request{Kind: bloomeryv1.JobKind_JOB_KIND_INSTALL, Install: r.Msg.GetSpec()})
 	if err != nil {
 		return nil, err

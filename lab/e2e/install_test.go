@@ -20,7 +20,8 @@ machines:
 const customerData = `#cloud-config
 write_files:
   - path: /etc/hello
-    content: written by cloud-init
+    content: |
+      written by cloud-init
 `
 
 // TestInstallSurvivesCrashes is the main job with the coordinator killed and the machine's power lost in the middle of

@@ -92,7 +92,7 @@ func Args(s Spec, boot Boot) []string {
 	}
 	a = append(a, smbios(s)...)
 	for i, d := range s.Disks {
-		a = append(a, disk(i, d, boot)...)
+		a = append(a, disk(i, d, diskIndex(s, boot, i))...)
 	}
 	for i, n := range s.NICs {
 		a = append(a,
@@ -112,7 +112,15 @@ func accel(name string) string {
 	return name
 }
 
-// bootIndex orders the devices of the kind that is to boot as they are numbered.
+// diskIndex is a disk's place in the boot order. After a network boot that got no answer the firmware goes on to the disks.
+func diskIndex(s Spec, boot Boot, i int) string {
+	if boot == BootNetwork {
+		i += len(s.NICs)
+	}
+	return bootIndex(boot == BootDisk || boot == BootNetwork, i)
+}
+
+// bootIndex is a device's place in the boot order if it has one.
 func bootIndex(wanted bool, i int) string {
 	if !wanted {
 		return ""
@@ -120,8 +128,8 @@ func bootIndex(wanted bool, i int) string {
 	return fmt.Sprintf(",bootindex=%d", i)
 }
 
-func disk(i int, d Disk, boot Boot) []string {
-	id, index := DiskID(i), bootIndex(boot == BootDisk, i)
+func disk(i int, d Disk, index string) []string {
+	id := DiskID(i)
 	// cache=unsafe: the host's page cache outlives QEMU, and a lab's disks need not outlive the host.
 	drive := []string{"-drive", fmt.Sprintf("if=none,id=drive%d,format=raw,cache=unsafe,discard=unmap,file=%s", i, d.Path)}
 	switch {
