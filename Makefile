@@ -32,14 +32,16 @@ build: setup ## build the three commands into out/bin
 	@mkdir -p $(BIN)
 	@CGO_ENABLED=1 $(GO) build -tags $(TAGS) -trimpath -ldflags '-s -w' -o $(BIN)/bloomeryd ./cmd/bloomeryd
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(BIN)/bloomery ./cmd/bloomery
-	@CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w' -o $(BIN)/bloomery-agent ./cmd/bloomery-agent
+	@CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -buildid=' -o $(BIN)/bloomery-agent ./cmd/bloomery-agent
 
 image: build ## build the agent image and the Debian 12 image (skipped when nothing changed)
 	@$(SUDO) $(BIN)/bloomery agent-image build --agent $(BIN)/bloomery-agent --sysroot $(OUT)/agent-sysroot --out $(OUT)/agent-image
+	@mkdir -p $(OUT)/images
 	@$(SUDO) images/recipes/debian-12/build $(OUT)/images/debian-12.raw
+	@$(SUDO) $(BIN)/bloomery image convert $(OUT)/images/debian-12.raw --out $(OUT)/images/debian-12
 
 demo: image ## power-on to customer's login in a virtual rack; KEEP=1 leaves the rack up
-	@$(SUDO) $(BIN)/bloomery lab demo $(if $(KEEP),--keep) --image-file $(OUT)/images/debian-12.raw --agent-image $(OUT)/agent-image --report $(OUT)/demo.json
+	@$(SUDO) $(BIN)/bloomery lab demo $(if $(KEEP),--keep) --image-file $(OUT)/images/debian-12 --agent-image $(OUT)/agent-image --report $(OUT)/demo.json
 
 check: setup $(TOOLS)/.stamp ## format, vet, lint and unit tests: the inner loop
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$')); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }

@@ -70,7 +70,7 @@ type routeV2 struct {
 // NetworkV2 renders network-config (version 2) for one NIC, found by MAC: a static address with its prefix length, an optional default
 // gateway (the zero Addr is none) in the same prefix, and name servers. The NIC is named eth0, since cloud-init's systemd-networkd
 // renderer matches by name as well as by MAC; the default route is written as a prefix, which releases before 23.x need. Router
-// advertisements are off: addresses are the provider's to give, and systemd-networkd would wait 12 s for them (RFC 4861 section 10).
+// advertisements are off: addresses are the provider's to give.
 func NetworkV2(mac net.HardwareAddr, address netip.Prefix, gateway netip.Addr, dns []netip.Addr) ([]byte, error) {
 	if len(mac) != 6 || mac[0]&1 != 0 {
 		return nil, fmt.Errorf("MAC %q is not a unicast Ethernet address", mac)

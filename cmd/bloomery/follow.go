@@ -140,14 +140,16 @@ func bar(percent float64) string {
 	return fmt.Sprintf("[%s%s] %3.0f%%", strings.Repeat("#", full), strings.Repeat(".", width-full), percent)
 }
 
-// rateText says how quickly a step's bytes flow and when it will be done.
+// rateText says how quickly a step's bytes flow and when it will be done. The time left follows the percentage: a disk's
+// runs of zeros cost no time.
 func rateText(step *bloomeryv1.Step) string {
 	p := step.GetProgress()
-	if p.GetBytesPerSecond() <= 0 {
+	if p.GetBytesPerSecond() <= 0 || p.GetPercent() <= 0 {
 		return ""
 	}
-	left := time.Duration(float64(p.GetTotalBytes()-p.GetDoneBytes())/p.GetBytesPerSecond()*1e9) * time.Nanosecond
-	return fmt.Sprintf(" %.0f MB/s, %s left", p.GetBytesPerSecond()/1e6, left.Round(time.Second))
+	spent := time.Since(step.GetStartedAt().AsTime())
+	left := time.Duration(float64(spent) * (100 - p.GetPercent()) / p.GetPercent())
+	return fmt.Sprintf(" %.0f MB/s, %s left", p.GetBytesPerSecond()/1e6, max(left, 0).Round(time.Second))
 }
 
 func firstRunes(s string, n int) string {

@@ -95,13 +95,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	s.say("The main job: from power-on to a customer's login.")
-	err = s.run(ctx, "machine", "install", machine, "--image", image, "--network", network,
-		"--ssh-key", key+".pub", "--user-data", userDataFile, "--hostname", hostname, "--wait")
-	if err != nil {
-		return err
-	}
-	s.say("The customer logs in, from the customer's network, with their key.")
-	login, err := s.login(ctx, key)
+	login, err := s.installAndLogin(ctx, key, userDataFile)
 	if err != nil {
 		return err
 	}
@@ -124,6 +118,30 @@ func Run(ctx context.Context, o Options) (err error) {
   %s lab down
 `, filepath.Join(o.StateDir, "rack", "config.yaml"), o.Bloomery, machine, o.Bloomery, machine, o.Bloomery)
 	return nil
+}
+
+// installAndLogin runs the install while the customer tries to log in from their network, as impatient customers do.
+func (s *story) installAndLogin(ctx context.Context, key, userDataFile string) (Login, error) {
+	trying, stop := context.WithCancel(ctx)
+	defer stop()
+	first := make(chan Login, 1)
+	go func() { first <- s.firstLogin(trying, key) }()
+	err := s.run(ctx, "machine", "install", machine, "--image", image, "--network", network,
+		"--ssh-key", key+".pub", "--user-data", userDataFile, "--hostname", hostname, "--wait")
+	if err != nil {
+		stop()
+		<-first
+		return Login{}, err
+	}
+	// The system has phoned home: a customer who still cannot log in never will.
+	time.AfterFunc(time.Minute, stop)
+	login := <-first
+	if !login.OK {
+		return login, errors.New("the system runs, but the customer cannot log in")
+	}
+	s.say("The customer logs in, from the customer's network, with their key.")
+	err = s.askCloudInit(ctx, key, &login)
+	return login, err
 }
 
 // story runs commands and tells what it runs.

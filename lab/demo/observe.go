@@ -99,41 +99,43 @@ func (s *story) machine(ctx context.Context) (machineJSON, error) {
 	return m, s.ask(ctx, &m, "machine", "show", machine)
 }
 
-// login opens the customer's SSH session and reads what the installed system says of itself.
-func (s *story) login(ctx context.Context, key string) (Login, error) {
-	var login Login
-	probe := "hostname; . /etc/os-release; echo \"$PRETTY_NAME\""
-	args := []string{"lab", "ssh", machine, "--state-dir", s.StateDir, "--user", user, "--identity", key, "--", probe}
-	fmt.Fprintln(s.Out, "$ bloomery "+shellWords(args))
-	deadline := time.Now().Add(2 * time.Minute)
+// probe is what the customer types after logging in.
+const probe = `hostname; . /etc/os-release; echo "$PRETTY_NAME"`
+
+func (s *story) sshArgs(key, command string) []string {
+	return []string{"lab", "ssh", machine, "--state-dir", s.StateDir, "--user", user, "--identity", key, "--", command}
+}
+
+// firstLogin tries to log in until it succeeds or the context ends; what the session answers is not OK then.
+func (s *story) firstLogin(ctx context.Context, key string) Login {
 	for {
-		out, err := s.command(ctx, args...).Output()
-		if err == nil {
-			lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-			if len(lines) != 2 {
-				return login, fmt.Errorf("the login answered %d lines, want host name and system: %q", len(lines), out)
-			}
-			login = Login{OK: true, Hostname: lines[0], OSRelease: lines[1], at: time.Now()}
-			break
-		}
-		if time.Now().After(deadline) || ctx.Err() != nil {
-			return login, fmt.Errorf("log in by SSH: %w", err)
+		out, err := s.command(ctx, s.sshArgs(key, probe)...).Output()
+		if lines := strings.Split(strings.TrimSpace(string(out)), "\n"); err == nil && len(lines) == 2 {
+			return Login{OK: true, Hostname: lines[0], OSRelease: lines[1], at: time.Now()}
 		}
 		select {
-		case <-time.After(time.Second):
+		case <-time.After(500 * time.Millisecond):
 		case <-ctx.Done():
+			return Login{}
 		}
 	}
-	fmt.Fprintf(s.Out, "%s\n%s\n", login.Hostname, login.OSRelease)
-	wait := append(args[:len(args)-1:len(args)-1], "cloud-init status --wait | tail -n 1; df -h / | tail -n 1")
-	out, err := s.command(ctx, wait...).Output()
+}
+
+// askCloudInit logs in again and asks what the first boot came to.
+func (s *story) askCloudInit(ctx context.Context, key string, login *Login) error {
+	args := s.sshArgs(key, "hostname; cloud-init status --wait | tail -n 1; df -h / | tail -n 1")
+	fmt.Fprintln(s.Out, "$ bloomery "+shellWords(args))
+	out, err := s.command(ctx, args...).Output()
 	if err != nil {
-		return login, fmt.Errorf("ask cloud-init how it went: %w", err)
+		return fmt.Errorf("ask cloud-init how it went: %w", err)
 	}
-	first, rest, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
-	login.cloudInit = strings.TrimSpace(strings.TrimPrefix(first, "status:"))
-	fmt.Fprintf(s.Out, "cloud-init: %s\nroot filesystem: %s\n", login.cloudInit, rest)
-	return login, nil
+	fmt.Fprint(s.Out, string(out))
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	if len(lines) != 3 {
+		return fmt.Errorf("the login answered %d lines, want host name, cloud-init's status and the root filesystem: %q", len(lines), out)
+	}
+	login.cloudInit = strings.TrimSpace(strings.TrimPrefix(lines[1], "status:"))
+	return nil
 }
 
 // observe puts the report together from what the coordinator has recorded and the login has shown.
@@ -179,7 +181,8 @@ func (s *story) observe(ctx context.Context, before machineJSON, login Login) (*
 	return report, nil
 }
 
-// phasesOf cuts the time from power-on to login where the job's steps and the events of its boot say.
+// phasesOf cuts the time from power-on where the job's steps, the events of its boot and the login say. The first login
+// comes before the system phones home, which is what makes the machine running.
 func phasesOf(job jobJSON, events []eventJSON, login time.Time) ([]Phase, time.Time) {
 	var phases []Phase
 	var start, at time.Time
@@ -190,10 +193,10 @@ func phasesOf(job jobJSON, events []eventJSON, login time.Time) ([]Phase, time.T
 		phases = append(phases, Phase{Name: name, Seconds: until.Sub(at).Seconds()})
 		at = until
 	}
-	// The first event of a type in this job.
+	// The first event of a type since the job's machine was powered on.
 	first := func(kind string) time.Time {
 		for _, event := range events {
-			if event.JobID == job.ID && event.Type == kind {
+			if event.Type == kind && !event.Time.Before(start) {
 				return event.Time
 			}
 		}
@@ -214,8 +217,8 @@ func phasesOf(job jobJSON, events []eventJSON, login time.Time) ([]Phase, time.T
 			add("wipe", step.FinishedAt)
 		case step.WriteImage != nil:
 			add("write image", step.FinishedAt)
-			if rate, ok := step.Result["bytes_per_second"].(float64); ok && len(phases) > 0 {
-				phases[len(phases)-1].MBPerSecond = rate / 1e6
+			if rate, ok := step.Result["mb_per_second"].(float64); ok && len(phases) > 0 {
+				phases[len(phases)-1].MBPerSecond = rate
 			}
 		case step.GrowRoot != nil:
 			add("grow root", step.FinishedAt)
@@ -228,10 +231,10 @@ func phasesOf(job jobJSON, events []eventJSON, login time.Time) ([]Phase, time.T
 		case step.MovePort != nil:
 			add("move port", step.FinishedAt)
 		case step.AwaitSystem != nil:
-			add("OS up", step.FinishedAt)
+			add("OS up, SSH login", login)
+			add("phone-home", step.FinishedAt)
 		}
 	}
-	add("SSH login", login)
 	return phases, start
 }
 
