@@ -30,6 +30,9 @@ func boot(t *testing.T, r *Result, commandLine string) string {
 
 // TestToolsRun boots the image of the real sysroot in 512 MiB and runs every tool in it.
 func TestToolsRun(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it boots QEMU; run without -short")
+	}
 	_, result := probeImage(t)
 	start := time.Now()
 	console := boot(t, result, "")
@@ -50,6 +53,9 @@ func TestToolsRun(t *testing.T) {
 
 // TestNoShellOnConsole lets the agent's stand-in end: the machine must restart (QEMU then exits) and no shell prompt appear.
 func TestNoShellOnConsole(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it boots QEMU; run without -short")
+	}
 	_, result := probeImage(t)
 	console := boot(t, result, "probe=exit")
 	if !strings.Contains(console, "bloomery-agent has ended") {

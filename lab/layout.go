@@ -42,8 +42,6 @@ func (l layout) coordinatorConfig() string {
 }
 func (l layout) switchDir() string      { return filepath.Join(l.dir, "switch") }
 func (l layout) switchCA() string       { return filepath.Join(l.switchDir(), "ca.crt") }
-func (l layout) switchCert() string     { return filepath.Join(l.switchDir(), "server.crt") }
-func (l layout) switchKey() string      { return filepath.Join(l.switchDir(), "server.key") }
 func (l layout) switchPassword() string { return filepath.Join(l.switchDir(), "password") }
 func (l layout) logs() string           { return filepath.Join(l.dir, "log") }
 func (l layout) log(name string) string { return filepath.Join(l.logs(), name+".log") }

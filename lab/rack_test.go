@@ -114,11 +114,11 @@ func eventually(t *testing.T, within time.Duration, what string, f func() bool) 
 	}
 }
 
-// TestMachine powers a real QEMU with OVMF through its BMC: a network boot asks DHCP for HTTP boot, a
-// boot from disk does not, off takes effect at once.
+// TestMachine powers a real QEMU with OVMF through its BMC: a network boot asks DHCP for HTTP boot, off takes
+// effect at once, faults and reset reach a machine that runs. What a disk boots is for the installs in lab/e2e.
 func TestMachine(t *testing.T) {
 	if testing.Short() {
-		t.Skip("boots QEMU")
+		t.Skip("it boots QEMU; run without -short")
 	}
 	st := up(t, testRack(fmt.Sprintf("t%d", os.Getpid())))
 	client := NewClient(st.StateDir)
@@ -196,6 +196,9 @@ func TestMachine(t *testing.T) {
 
 // TestDownAfterKill kills everything and damages the state; Down must still find it all.
 func TestDownAfterKill(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it starts QEMU; run without -short")
+	}
 	st := up(t, testRack(fmt.Sprintf("k%d", os.Getpid())))
 	client := NewClient(st.StateDir)
 	if err := client.Power(t.Context(), "m1", "on"); err != nil {
