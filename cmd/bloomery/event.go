@@ -14,6 +14,9 @@ import (
 	bloomeryv1 "bloomery/api/bloomery/v1"
 )
 
+// eventTime is how events' times are shown, in UTC.
+const eventTime = "2006-01-02T15:04:05.000Z"
+
 func newEventCommand(set *settings) *cobra.Command {
 	return group("event", "Read what happened in the rack", newEventList(set), newEventWatch(set))
 }
@@ -92,7 +95,7 @@ func newEventList(set *settings) *cobra.Command {
 			return set.printMessage(cmd.OutOrStdout(), all, func(w io.Writer) {
 				row(w, "SEQUENCE", "TIME", "TYPE", "MACHINE", "MESSAGE")
 				for _, event := range all.GetEvents() {
-					row(w, fmt.Sprint(event.GetSequence()), event.GetTime().AsTime().Format("15:04:05.000"), event.GetType(), event.GetMachine(), event.GetMessage())
+					row(w, fmt.Sprint(event.GetSequence()), event.GetTime().AsTime().Format(eventTime), event.GetType(), event.GetMachine(), event.GetMessage())
 				}
 			})
 		},
@@ -156,6 +159,6 @@ func (s *settings) printEvent(w io.Writer, event *bloomeryv1.Event) error {
 	case "json":
 		return s.printMessage(w, event, nil)
 	}
-	_, err := fmt.Fprintf(w, "%s  %-24s %-12s %s\n", event.GetTime().AsTime().Format("15:04:05.000"), event.GetType(), event.GetMachine(), event.GetMessage())
+	_, err := fmt.Fprintf(w, "%s  %-24s %-12s %s\n", event.GetTime().AsTime().Format(eventTime), event.GetType(), event.GetMachine(), event.GetMessage())
 	return err
 }

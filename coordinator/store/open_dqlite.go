@@ -59,13 +59,15 @@ func openDatabase(ctx context.Context, dir string, log *slog.Logger) (write, rea
 }
 
 // nodeOptions is the one place where the node's options stand.
-// dqlite can only listen on TCP or on an abstract socket, and the latter has no owner: its name is a fresh secret of 128 bits.
+// dqlite can only listen on TCP or on an abstract socket, and the latter has no owner or mode: its name
+// is random so that two nodes on one host do not collide, but it is no secret, since /proc/net/unix lists it. Whoever runs programs in
+// the coordinator's network namespace can reach the database: see docs/security.md.
 func nodeOptions(log *slog.Logger) ([]app.Option, error) {
-	secret := make([]byte, 16)
-	if _, err := rand.Read(secret); err != nil {
+	suffix := make([]byte, 16)
+	if _, err := rand.Read(suffix); err != nil {
 		return nil, fmt.Errorf("name the database's socket: %w", err)
 	}
-	socket := "@bloomery-" + hex.EncodeToString(secret)
+	socket := "@bloomery-" + hex.EncodeToString(suffix)
 	dial := func(ctx context.Context, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", socket)

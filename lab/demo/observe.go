@@ -256,7 +256,7 @@ func printPhases(w io.Writer, m MachineReport) {
 	for _, phase := range m.Phases {
 		note := ""
 		if phase.MBPerSecond > 0 {
-			note = fmt.Sprintf("%.0f MB/s", phase.MBPerSecond)
+			note = fmt.Sprintf("  %.0f MB/s", phase.MBPerSecond)
 		}
 		fmt.Fprintf(tab, "%s\t%.1f\t%s\n", phase.Name, phase.Seconds, note)
 	}
