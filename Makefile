@@ -53,8 +53,8 @@ check: setup $(TOOLS)/.stamp ## format, vet, lint and unit tests: the inner loop
 lint: $(TOOLS)/.stamp ## staticcheck, and whether generated code is current
 	@$(TOOLS)/staticcheck -tags $(TAGS) ./...
 	@cd api && PATH=$(TOOLS):$$PATH $(TOOLS)/buf lint
-	@$(MAKE) --no-print-directory generate GENERATE_OUT=$(OUT)/generated
-	@for f in $$(cd $(OUT)/generated && find . -name '*.go'); do cmp -s $(OUT)/generated/$$f api/$$f || { echo "api/$$f is stale: run make generate"; exit 1; }; done
+	@$(MAKE) --no-print-directory generate GENERATE_OUT=$(OUT)/.generated
+	@for f in $$(cd $(OUT)/.generated && find . -name '*.go'); do cmp -s $(OUT)/.generated/$$f api/$$f || { echo "api/$$f is stale: run make generate"; exit 1; }; done
 
 GENERATE_OUT ?= $(CURDIR)/api
 generate: $(TOOLS)/.stamp ## generate the API's Go code

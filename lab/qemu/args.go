@@ -60,6 +60,9 @@ func NICID(i int) string { return fmt.Sprintf("nic%d", i) }
 // DiskID is the id of the i-th disk's device.
 func DiskID(i int) string { return fmt.Sprintf("disk%d", i) }
 
+// driveID is the id of the i-th disk's backend: devices of some buses hand theirs to a child of another name.
+func driveID(i int) string { return fmt.Sprintf("drive%d", i) }
+
 // NetdevID is the id of the i-th NIC's backend, for set_link.
 func NetdevID(i int) string { return fmt.Sprintf("net%d", i) }
 
@@ -131,7 +134,7 @@ func bootIndex(wanted bool, i int) string {
 func disk(i int, d Disk, index string) []string {
 	id := DiskID(i)
 	// cache=unsafe: the host's page cache outlives QEMU, and a lab's disks need not outlive the host.
-	drive := []string{"-drive", fmt.Sprintf("if=none,id=drive%d,format=raw,cache=unsafe,discard=unmap,file=%s", i, d.Path)}
+	drive := []string{"-drive", fmt.Sprintf("if=none,id=%s,format=raw,cache=unsafe,discard=unmap,file=%s", driveID(i), d.Path)}
 	switch {
 	case d.Bus == "virtio":
 		return append(drive, "-device", fmt.Sprintf("virtio-blk-pci,id=%s,drive=drive%d,serial=%s,addr=%#x%s", id, i, d.Serial, firstDiskSlot+i, index))

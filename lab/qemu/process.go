@@ -239,7 +239,7 @@ func (p *Process) SetSMARTWarning(ctx context.Context, disk int, bits uint8) err
 // Throttle bounds a disk's rate in bytes per second; 0 takes the bound away.
 func (p *Process) Throttle(ctx context.Context, disk int, bytesPerSecond int64) error {
 	_, err := p.command(ctx, "block_set_io_throttle", map[string]any{
-		"id": DiskID(disk), "bps": bytesPerSecond, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": 0,
+		"device": driveID(disk), "bps": bytesPerSecond, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": 0,
 	})
 	return err
 }
