@@ -67,7 +67,7 @@ test: image $(TOOLS)/.stamp ## every test, with the race detector and real insta
 	@$(GOTESTSUM) -timeout 30m -count 1 ./lab/e2e
 
 bench: image ## ratios of ours to peers in the same run, into out/bench.json
-	@$(GO) run ./images/bench --report $(OUT)/bench.json
+	@$(SUDO) env PATH="$$PATH" $(GO) run ./images/bench --image $(OUT)/images/debian-12 --raw $(OUT)/images/debian-12.raw --report $(OUT)/bench.json
 
 clean: ## remove what was made
 	@$(SUDO) rm -rf $(OUT)
