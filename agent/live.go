@@ -148,7 +148,8 @@ func (l *live) SetBootEntry(ctx context.Context, dev string, esp int, path, desc
 	}
 	return efiboot.SetDisk(ctx, efiboot.DefaultRoot, efiboot.Entry{
 		Description: description, PartitionNumber: uint32(info.Number), PartStartLBA: info.FirstLBA, PartSizeLBA: info.Sectors,
-		PartitionGUID: info.GUID, Path: path, Next: true,
+		PartitionGUID: info.GUID, Path: path,
+		// No BootNext: a handover by kexec would leave it unused, and it would win over the next job's network boot.
 	})
 }
 

@@ -35,7 +35,7 @@ func TestReal(t *testing.T) {
 
 func TestInNamespace(t *testing.T) {
 	if os.Getenv(inside) == "" {
-		t.Skip("TestReal runs this in a namespace")
+		return // TestReal runs this in a namespace
 	}
 	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "agent0"}, PeerName: "server0"}
 	if err := netlink.LinkAdd(pair); err != nil {
