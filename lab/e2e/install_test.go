@@ -175,7 +175,8 @@ func (r *rack) checkNeverNetbooted() {
 		r.t.Errorf("the machine is %s, want running", m.Status)
 	}
 	r.setPortVLAN("Ethernet1", 200)
-	r.eventually(4*time.Minute, "the customer's system to be back", func() (bool, string) {
+	// The firmware tries HTTP over IPv4 and IPv6 to its own limits, over four minutes, before it goes on to the disk.
+	r.eventually(10*time.Minute, "the customer's system to be back", func() (bool, string) {
 		out, err := r.ssh("m1", "cat /proc/sys/kernel/random/boot_id; cat /etc/hello")
 		return err == nil && !strings.Contains(out, bootID) && strings.Contains(out, "written by cloud-init"), fmt.Sprintf("%v: %s", err, out)
 	})
