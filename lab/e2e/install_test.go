@@ -154,7 +154,8 @@ func (r *rack) checkIsolated() {
 
 // checkNeverNetbooted lets the firmware ask for the agent on a customer's machine and shows that it gets nothing.
 func (r *rack) checkNeverNetbooted() {
-	bootID, err := r.ssh("m1", "cat /proc/sys/kernel/random/boot_id")
+	// The reset below is a loss of power: SSH's new host keys must be on the disk by then.
+	bootID, err := r.ssh("m1", "sync; cat /proc/sys/kernel/random/boot_id")
 	if err != nil {
 		r.t.Fatalf("log in: %v", err)
 	}
