@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -19,6 +20,14 @@ import (
 type caller struct {
 	pki.Identity
 	from netip.Addr
+	// role and teams are an operator's; zero for others.
+	role  bloomeryv1.Role
+	teams []string
+}
+
+// actsFor says whether a caller may lock and unlock in the name of a team.
+func (who caller) actsFor(team string) bool {
+	return who.role == bloomeryv1.Role_ROLE_ADMIN || slices.Contains(who.teams, team)
 }
 
 type callerKey struct{}
@@ -33,6 +42,9 @@ func (c *Coordinator) identify(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id, err := c.Authority.Identify(r.TLS)
 		who := caller{Identity: id}
+		if id.Role == pki.RoleOperator {
+			who.role = bloomeryv1.Role_ROLE_ADMIN
+		}
 		if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 			who.from = ap.Addr().Unmap()
 		}
@@ -48,8 +60,10 @@ func (c *Coordinator) identify(next http.Handler) http.Handler {
 // requiredRole says whose certificate opens a procedure; anyone may call Enrol, which decides for itself.
 func requiredRole(procedure string) pki.Role {
 	switch {
-	case procedure == bloomeryv1connect.AgentServiceEnrolProcedure:
+	case procedure == bloomeryv1connect.AgentServiceEnrolProcedure, procedure == bloomeryv1connect.RackServiceJoinRackProcedure:
 		return pki.RoleNone
+	case strings.HasPrefix(procedure, "/"+bloomeryv1connect.NodeServiceName+"/"):
+		return pki.RoleNode
 	case strings.HasPrefix(procedure, "/"+bloomeryv1connect.AgentServiceName+"/"):
 		return pki.RoleAgent
 	}

@@ -35,6 +35,7 @@ type Deps struct {
 
 // Coordinator is one coordinator of a rack.
 type Coordinator struct {
+	pending
 	Deps
 	config Config
 	hub    *hub

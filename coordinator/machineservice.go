@@ -39,14 +39,17 @@ func (c *Coordinator) ListMachines(ctx context.Context, r *connect.Request[bloom
 	var response *bloomeryv1.ListMachinesResponse
 	err = c.Store.View(ctx, func(s *store.Reader) error {
 		response = &bloomeryv1.ListMachinesResponse{}
-		filter := store.MachineFilter{Status: r.Msg.GetStatus(), LockTeam: r.Msg.GetLockTeam(), After: string(after), Limit: size + 1}
+		filter := store.MachineFilter{LockTeam: r.Msg.GetFilter().GetLockTeam(), After: string(after), Limit: size + 1}
+		if statuses := r.Msg.GetFilter().GetStatuses(); len(statuses) > 0 {
+			filter.Status = statuses[0]
+		}
 		for {
 			machines, err := s.Machines(filter)
 			if err != nil {
 				return err
 			}
 			for _, m := range machines {
-				if !hasLabels(m, r.Msg.GetLabels()) {
+				if !hasLabels(m, r.Msg.GetFilter().GetLabels()) {
 					continue
 				}
 				if len(response.Machines) == size {

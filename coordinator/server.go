@@ -42,6 +42,10 @@ func (c *Coordinator) Handler() http.Handler {
 	mux.Handle(bloomeryv1connect.NewJobServiceHandler(c, options(maxMessage)...))
 	mux.Handle(bloomeryv1connect.NewEventServiceHandler(c, options(maxMessage)...))
 	mux.Handle(bloomeryv1connect.NewAgentServiceHandler(c, options(maxMessage)...))
+	mux.Handle(bloomeryv1connect.NewWebhookServiceHandler(c, options(maxMessage)...))
+	mux.Handle(bloomeryv1connect.NewAccessServiceHandler(c, options(maxMessage)...))
+	mux.Handle(bloomeryv1connect.NewRackServiceHandler(c, options(maxMessage)...))
+	mux.Handle(bloomeryv1connect.NewNodeServiceHandler(c, options(maxMessage)...))
 	mux.Handle(bloomeryv1connect.NewImageServiceHandler(c, options(maxImageMessage)...))
 	mux.Handle("/images/", c.mayReadImages(images.Handler(c.Images, c.Logger)))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {

@@ -28,13 +28,13 @@ func newMachineList(set *settings) *cobra.Command {
   bloomery machine list --team hardware --label model=r650 -o json`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			request := &bloomeryv1.ListMachinesRequest{LockTeam: team, Labels: labels}
+			request := &bloomeryv1.ListMachinesRequest{Filter: &bloomeryv1.MachineFilter{LockTeam: team, Labels: labels}}
 			if status != "" {
 				number, ok := bloomeryv1.MachineStatus_value["MACHINE_STATUS_"+strings.ToUpper(status)]
 				if !ok || number == 0 {
 					return usagef("--status %q: use one of %s", status, strings.Join(statusWords(), ", "))
 				}
-				request.Status = bloomeryv1.MachineStatus(number)
+				request.Filter.Statuses = append(request.Filter.Statuses, bloomeryv1.MachineStatus(number))
 			}
 			c, err := set.connect()
 			if err != nil {

@@ -29,6 +29,8 @@ const (
 	RoleNone Role = iota
 	RoleOperator
 	RoleAgent
+	// RoleNode is another coordinator of the rack.
+	RoleNode
 )
 
 func (r Role) String() string {
@@ -37,6 +39,8 @@ func (r Role) String() string {
 		return "operator"
 	case RoleAgent:
 		return "agent"
+	case RoleNode:
+		return "coordinator"
 	}
 	return "none"
 }
@@ -52,12 +56,17 @@ type Identity struct {
 
 // Authority is what a coordinator needs of the rack's PKI.
 type Authority struct {
-	root   *x509.Certificate
-	agents *pair
-	server tls.Certificate
+	root *x509.Certificate
+	// rootKey is nil when the root's private key is kept elsewhere.
+	rootKey *pair
+	agents  *pair
+	server  tls.Certificate
 }
 
-// LoadAuthority reads a PKI directory. The root's private key is not read: it can be kept elsewhere.
+// ErrNoRootKey says that nothing but agents' certificates can be signed here.
+var ErrNoRootKey = errors.New("the key of the rack's CA (ca.key) is not on this coordinator")
+
+// LoadAuthority reads a PKI directory. The root's private key may be missing: then coordinators and operators cannot be signed.
 func LoadAuthority(dir string) (*Authority, error) {
 	file := func(name string) string { return filepath.Join(dir, name) }
 	for _, key := range []string{AgentKey, ServerKey} {
@@ -84,7 +93,13 @@ func LoadAuthority(dir string) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load the coordinator's certificate: %w", err)
 	}
-	return &Authority{root: root, agents: agents, server: server}, nil
+	a := &Authority{root: root, agents: agents, server: server}
+	if _, err := os.Stat(file(CAKey)); err == nil {
+		if a.rootKey, err = load(file(CACert), file(CAKey)); err != nil {
+			return nil, fmt.Errorf("load the rack's CA: %w", err)
+		}
+	}
+	return a, nil
 }
 
 func (a *Authority) pool() *x509.CertPool {
@@ -128,6 +143,8 @@ func (a *Authority) Identify(state *tls.ConnectionState) (Identity, error) {
 		id.Role = RoleAgent
 	case byRoot && slices.Equal(org, []string{OperatorOrganization}):
 		id.Role = RoleOperator
+	case byRoot && slices.Equal(org, []string{NodeOrganization}):
+		id.Role = RoleNode
 	default:
 		return Identity{}, fmt.Errorf("certificate of %v was not issued for that role", org)
 	}
@@ -150,6 +167,25 @@ func (a *Authority) SignAgent(csr *x509.CertificateRequest, machine string, now 
 		return nil, time.Time{}, err
 	}
 	return [][]byte{leaf.Raw, a.agents.cert.Raw}, notAfter, nil
+}
+
+// SignNode signs a coordinator's request with the rack's CA: its certificate serves, and calls other coordinators.
+// names are the IP addresses and DNS names at which it is reached. The request's own names are ignored.
+func (a *Authority) SignNode(csr *x509.CertificateRequest, node string, names []string, now time.Time) ([][]byte, time.Time, error) {
+	if a.rootKey == nil {
+		return nil, time.Time{}, ErrNoRootKey
+	}
+	if err := ValidName(node); err != nil {
+		return nil, time.Time{}, fmt.Errorf("coordinator's name: %w", err)
+	}
+	if len(names) > maxServerNames {
+		return nil, time.Time{}, fmt.Errorf("coordinator's names: %d given, want at most %d", len(names), maxServerNames)
+	}
+	leaf, err := sign(serverTemplate(node, names, now), a.rootKey, csr.PublicKey)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	return [][]byte{leaf.Raw}, leaf.NotAfter, nil
 }
 
 // ParseCSR reads and checks a PKCS #10 request (RFC 2986) from outside: at most 4 KiB, a P-256 or Ed25519 key, signed by it.

@@ -38,7 +38,7 @@ const ServerName = "coordinator"
 const (
 	OperatorOrganization = "bloomery:operators"
 	AgentOrganization    = "bloomery:agents"
-	serverOrganization   = "bloomery:coordinators"
+	NodeOrganization     = "bloomery:coordinators"
 )
 
 const (
@@ -175,12 +175,12 @@ func agentsCATemplate(rack string, now time.Time) *x509.Certificate {
 	}
 }
 
-func serverTemplate(rack string, addresses []string, now time.Time) *x509.Certificate {
+func serverTemplate(name string, addresses []string, now time.Time) *x509.Certificate {
 	t := &x509.Certificate{
-		Subject:   pkix.Name{Organization: []string{serverOrganization}, CommonName: rack},
+		Subject:   pkix.Name{Organization: []string{NodeOrganization}, CommonName: name},
 		NotBefore: now.Add(-backdate), NotAfter: now.Add(leafLifetime),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		DNSNames:    []string{ServerName},
 	}
 	for _, a := range addresses {

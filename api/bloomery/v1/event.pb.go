@@ -79,6 +79,218 @@ func (Severity) EnumDescriptor() ([]byte, []int) {
 	return file_bloomery_v1_event_proto_rawDescGZIP(), []int{0}
 }
 
+// EventType says what events of a type mean.
+type EventType struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For example machine.status.
+	Type          string        `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	Severity      Severity      `protobuf:"varint,2,opt,name=severity,proto3,enum=bloomery.v1.Severity" json:"severity,omitempty"`
+	Description   string        `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
+	Fields        []*EventField `protobuf:"bytes,4,rep,name=fields,proto3" json:"fields,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EventType) Reset() {
+	*x = EventType{}
+	mi := &file_bloomery_v1_event_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EventType) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EventType) ProtoMessage() {}
+
+func (x *EventType) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_event_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EventType.ProtoReflect.Descriptor instead.
+func (*EventType) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_event_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *EventType) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *EventType) GetSeverity() Severity {
+	if x != nil {
+		return x.Severity
+	}
+	return Severity_SEVERITY_UNSPECIFIED
+}
+
+func (x *EventType) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *EventType) GetFields() []*EventField {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
+}
+
+// EventField is one field of an event's data.
+type EventField struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// string, number, bool, object or list.
+	Kind          string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	Description   string `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EventField) Reset() {
+	*x = EventField{}
+	mi := &file_bloomery_v1_event_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EventField) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EventField) ProtoMessage() {}
+
+func (x *EventField) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_event_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EventField.ProtoReflect.Descriptor instead.
+func (*EventField) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_event_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *EventField) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *EventField) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *EventField) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+type ListEventTypesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListEventTypesRequest) Reset() {
+	*x = ListEventTypesRequest{}
+	mi := &file_bloomery_v1_event_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListEventTypesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListEventTypesRequest) ProtoMessage() {}
+
+func (x *ListEventTypesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_event_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListEventTypesRequest.ProtoReflect.Descriptor instead.
+func (*ListEventTypesRequest) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_event_proto_rawDescGZIP(), []int{2}
+}
+
+type ListEventTypesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Types         []*EventType           `protobuf:"bytes,1,rep,name=types,proto3" json:"types,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListEventTypesResponse) Reset() {
+	*x = ListEventTypesResponse{}
+	mi := &file_bloomery_v1_event_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListEventTypesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListEventTypesResponse) ProtoMessage() {}
+
+func (x *ListEventTypesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_event_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListEventTypesResponse.ProtoReflect.Descriptor instead.
+func (*ListEventTypesResponse) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_event_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ListEventTypesResponse) GetTypes() []*EventType {
+	if x != nil {
+		return x.Types
+	}
+	return nil
+}
+
 // Event is one thing that happened. Events are never changed.
 type Event struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -86,20 +298,24 @@ type Event struct {
 	Sequence int64                  `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	Time     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
 	// Dotted type, for example job.created, step.done, machine.status, power.on, port.moved, security.enrolment_refused.
-	Type          string           `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
-	Severity      Severity         `protobuf:"varint,4,opt,name=severity,proto3,enum=bloomery.v1.Severity" json:"severity,omitempty"`
-	Machine       string           `protobuf:"bytes,5,opt,name=machine,proto3" json:"machine,omitempty"`
-	JobId         string           `protobuf:"bytes,6,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
-	StepId        string           `protobuf:"bytes,7,opt,name=step_id,json=stepId,proto3" json:"step_id,omitempty"`
-	Message       string           `protobuf:"bytes,8,opt,name=message,proto3" json:"message,omitempty"`
-	Data          *structpb.Struct `protobuf:"bytes,9,opt,name=data,proto3" json:"data,omitempty"`
+	Type     string           `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
+	Severity Severity         `protobuf:"varint,4,opt,name=severity,proto3,enum=bloomery.v1.Severity" json:"severity,omitempty"`
+	Machine  string           `protobuf:"bytes,5,opt,name=machine,proto3" json:"machine,omitempty"`
+	JobId    string           `protobuf:"bytes,6,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	StepId   string           `protobuf:"bytes,7,opt,name=step_id,json=stepId,proto3" json:"step_id,omitempty"`
+	Message  string           `protobuf:"bytes,8,opt,name=message,proto3" json:"message,omitempty"`
+	Data     *structpb.Struct `protobuf:"bytes,9,opt,name=data,proto3" json:"data,omitempty"`
+	// Who caused it: "operator anna", "token billing", "agent m1", "coordinator c1".
+	Actor string `protobuf:"bytes,10,opt,name=actor,proto3" json:"actor,omitempty"`
+	// Address that the call came from; "unix socket" for a local one, empty when no call caused it.
+	Source        string `protobuf:"bytes,11,opt,name=source,proto3" json:"source,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_bloomery_v1_event_proto_msgTypes[0]
+	mi := &file_bloomery_v1_event_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -111,7 +327,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_event_proto_msgTypes[0]
+	mi := &file_bloomery_v1_event_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -124,7 +340,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_event_proto_rawDescGZIP(), []int{0}
+	return file_bloomery_v1_event_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Event) GetSequence() int64 {
@@ -190,6 +406,20 @@ func (x *Event) GetData() *structpb.Struct {
 	return nil
 }
 
+func (x *Event) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *Event) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
 type EventFilter struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Machine string                 `protobuf:"bytes,1,opt,name=machine,proto3" json:"machine,omitempty"`
@@ -203,7 +433,7 @@ type EventFilter struct {
 
 func (x *EventFilter) Reset() {
 	*x = EventFilter{}
-	mi := &file_bloomery_v1_event_proto_msgTypes[1]
+	mi := &file_bloomery_v1_event_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -215,7 +445,7 @@ func (x *EventFilter) String() string {
 func (*EventFilter) ProtoMessage() {}
 
 func (x *EventFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_event_proto_msgTypes[1]
+	mi := &file_bloomery_v1_event_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -228,7 +458,7 @@ func (x *EventFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventFilter.ProtoReflect.Descriptor instead.
 func (*EventFilter) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_event_proto_rawDescGZIP(), []int{1}
+	return file_bloomery_v1_event_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *EventFilter) GetMachine() string {
@@ -272,7 +502,7 @@ type ListEventsRequest struct {
 
 func (x *ListEventsRequest) Reset() {
 	*x = ListEventsRequest{}
-	mi := &file_bloomery_v1_event_proto_msgTypes[2]
+	mi := &file_bloomery_v1_event_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -284,7 +514,7 @@ func (x *ListEventsRequest) String() string {
 func (*ListEventsRequest) ProtoMessage() {}
 
 func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_event_proto_msgTypes[2]
+	mi := &file_bloomery_v1_event_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -297,7 +527,7 @@ func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListEventsRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_event_proto_rawDescGZIP(), []int{2}
+	return file_bloomery_v1_event_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListEventsRequest) GetFilter() *EventFilter {
@@ -332,7 +562,7 @@ type ListEventsResponse struct {
 
 func (x *ListEventsResponse) Reset() {
 	*x = ListEventsResponse{}
-	mi := &file_bloomery_v1_event_proto_msgTypes[3]
+	mi := &file_bloomery_v1_event_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -344,7 +574,7 @@ func (x *ListEventsResponse) String() string {
 func (*ListEventsResponse) ProtoMessage() {}
 
 func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_event_proto_msgTypes[3]
+	mi := &file_bloomery_v1_event_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -357,7 +587,7 @@ func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsResponse.ProtoReflect.Descriptor instead.
 func (*ListEventsResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_event_proto_rawDescGZIP(), []int{3}
+	return file_bloomery_v1_event_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListEventsResponse) GetEvents() []*Event {
@@ -384,7 +614,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_bloomery_v1_event_proto_msgTypes[4]
+	mi := &file_bloomery_v1_event_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -396,7 +626,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_event_proto_msgTypes[4]
+	mi := &file_bloomery_v1_event_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -409,7 +639,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_event_proto_rawDescGZIP(), []int{4}
+	return file_bloomery_v1_event_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WatchEventsRequest) GetFilter() *EventFilter {
@@ -435,7 +665,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_bloomery_v1_event_proto_msgTypes[5]
+	mi := &file_bloomery_v1_event_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -447,7 +677,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_event_proto_msgTypes[5]
+	mi := &file_bloomery_v1_event_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -460,7 +690,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_event_proto_rawDescGZIP(), []int{5}
+	return file_bloomery_v1_event_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WatchEventsResponse) GetEvent() *Event {
@@ -474,7 +704,20 @@ var File_bloomery_v1_event_proto protoreflect.FileDescriptor
 
 const file_bloomery_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x17bloomery/v1/event.proto\x12\vbloomery.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xab\x02\n" +
+	"\x17bloomery/v1/event.proto\x12\vbloomery.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa5\x01\n" +
+	"\tEventType\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\tR\x04type\x121\n" +
+	"\bseverity\x18\x02 \x01(\x0e2\x15.bloomery.v1.SeverityR\bseverity\x12 \n" +
+	"\vdescription\x18\x03 \x01(\tR\vdescription\x12/\n" +
+	"\x06fields\x18\x04 \x03(\v2\x17.bloomery.v1.EventFieldR\x06fields\"V\n" +
+	"\n" +
+	"EventField\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12 \n" +
+	"\vdescription\x18\x03 \x01(\tR\vdescription\"\x17\n" +
+	"\x15ListEventTypesRequest\"F\n" +
+	"\x16ListEventTypesResponse\x12,\n" +
+	"\x05types\x18\x01 \x03(\v2\x16.bloomery.v1.EventTypeR\x05types\"\xd9\x02\n" +
 	"\x05Event\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x03R\bsequence\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
@@ -484,7 +727,10 @@ const file_bloomery_v1_event_proto_rawDesc = "" +
 	"\x06job_id\x18\x06 \x01(\tR\x05jobId\x12\x17\n" +
 	"\astep_id\x18\a \x01(\tR\x06stepId\x12\x18\n" +
 	"\amessage\x18\b \x01(\tR\amessage\x12+\n" +
-	"\x04data\x18\t \x01(\v2\x17.google.protobuf.StructR\x04data\"\x91\x01\n" +
+	"\x04data\x18\t \x01(\v2\x17.google.protobuf.StructR\x04data\x12\x14\n" +
+	"\x05actor\x18\n" +
+	" \x01(\tR\x05actor\x12\x16\n" +
+	"\x06source\x18\v \x01(\tR\x06source\"\x91\x01\n" +
 	"\vEventFilter\x12\x18\n" +
 	"\amachine\x18\x01 \x01(\tR\amachine\x12\x15\n" +
 	"\x06job_id\x18\x02 \x01(\tR\x05jobId\x12\x1f\n" +
@@ -509,11 +755,12 @@ const file_bloomery_v1_event_proto_rawDesc = "" +
 	"\rSEVERITY_INFO\x10\x01\x12\x14\n" +
 	"\x10SEVERITY_WARNING\x10\x02\x12\x12\n" +
 	"\x0eSEVERITY_ERROR\x10\x03\x12\x15\n" +
-	"\x11SEVERITY_SECURITY\x10\x042\xb1\x01\n" +
+	"\x11SEVERITY_SECURITY\x10\x042\x8c\x02\n" +
 	"\fEventService\x12M\n" +
 	"\n" +
 	"ListEvents\x12\x1e.bloomery.v1.ListEventsRequest\x1a\x1f.bloomery.v1.ListEventsResponse\x12R\n" +
-	"\vWatchEvents\x12\x1f.bloomery.v1.WatchEventsRequest\x1a .bloomery.v1.WatchEventsResponse0\x01B%Z#bloomery/api/bloomery/v1;bloomeryv1b\x06proto3"
+	"\vWatchEvents\x12\x1f.bloomery.v1.WatchEventsRequest\x1a .bloomery.v1.WatchEventsResponse0\x01\x12Y\n" +
+	"\x0eListEventTypes\x12\".bloomery.v1.ListEventTypesRequest\x1a#.bloomery.v1.ListEventTypesResponseB%Z#bloomery/api/bloomery/v1;bloomeryv1b\x06proto3"
 
 var (
 	file_bloomery_v1_event_proto_rawDescOnce sync.Once
@@ -528,36 +775,45 @@ func file_bloomery_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_bloomery_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_bloomery_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_bloomery_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_bloomery_v1_event_proto_goTypes = []any{
-	(Severity)(0),                 // 0: bloomery.v1.Severity
-	(*Event)(nil),                 // 1: bloomery.v1.Event
-	(*EventFilter)(nil),           // 2: bloomery.v1.EventFilter
-	(*ListEventsRequest)(nil),     // 3: bloomery.v1.ListEventsRequest
-	(*ListEventsResponse)(nil),    // 4: bloomery.v1.ListEventsResponse
-	(*WatchEventsRequest)(nil),    // 5: bloomery.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),   // 6: bloomery.v1.WatchEventsResponse
-	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 8: google.protobuf.Struct
+	(Severity)(0),                  // 0: bloomery.v1.Severity
+	(*EventType)(nil),              // 1: bloomery.v1.EventType
+	(*EventField)(nil),             // 2: bloomery.v1.EventField
+	(*ListEventTypesRequest)(nil),  // 3: bloomery.v1.ListEventTypesRequest
+	(*ListEventTypesResponse)(nil), // 4: bloomery.v1.ListEventTypesResponse
+	(*Event)(nil),                  // 5: bloomery.v1.Event
+	(*EventFilter)(nil),            // 6: bloomery.v1.EventFilter
+	(*ListEventsRequest)(nil),      // 7: bloomery.v1.ListEventsRequest
+	(*ListEventsResponse)(nil),     // 8: bloomery.v1.ListEventsResponse
+	(*WatchEventsRequest)(nil),     // 9: bloomery.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),    // 10: bloomery.v1.WatchEventsResponse
+	(*timestamppb.Timestamp)(nil),  // 11: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),        // 12: google.protobuf.Struct
 }
 var file_bloomery_v1_event_proto_depIdxs = []int32{
-	7,  // 0: bloomery.v1.Event.time:type_name -> google.protobuf.Timestamp
-	0,  // 1: bloomery.v1.Event.severity:type_name -> bloomery.v1.Severity
-	8,  // 2: bloomery.v1.Event.data:type_name -> google.protobuf.Struct
-	7,  // 3: bloomery.v1.EventFilter.since:type_name -> google.protobuf.Timestamp
-	2,  // 4: bloomery.v1.ListEventsRequest.filter:type_name -> bloomery.v1.EventFilter
-	1,  // 5: bloomery.v1.ListEventsResponse.events:type_name -> bloomery.v1.Event
-	2,  // 6: bloomery.v1.WatchEventsRequest.filter:type_name -> bloomery.v1.EventFilter
-	1,  // 7: bloomery.v1.WatchEventsResponse.event:type_name -> bloomery.v1.Event
-	3,  // 8: bloomery.v1.EventService.ListEvents:input_type -> bloomery.v1.ListEventsRequest
-	5,  // 9: bloomery.v1.EventService.WatchEvents:input_type -> bloomery.v1.WatchEventsRequest
-	4,  // 10: bloomery.v1.EventService.ListEvents:output_type -> bloomery.v1.ListEventsResponse
-	6,  // 11: bloomery.v1.EventService.WatchEvents:output_type -> bloomery.v1.WatchEventsResponse
-	10, // [10:12] is the sub-list for method output_type
-	8,  // [8:10] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	0,  // 0: bloomery.v1.EventType.severity:type_name -> bloomery.v1.Severity
+	2,  // 1: bloomery.v1.EventType.fields:type_name -> bloomery.v1.EventField
+	1,  // 2: bloomery.v1.ListEventTypesResponse.types:type_name -> bloomery.v1.EventType
+	11, // 3: bloomery.v1.Event.time:type_name -> google.protobuf.Timestamp
+	0,  // 4: bloomery.v1.Event.severity:type_name -> bloomery.v1.Severity
+	12, // 5: bloomery.v1.Event.data:type_name -> google.protobuf.Struct
+	11, // 6: bloomery.v1.EventFilter.since:type_name -> google.protobuf.Timestamp
+	6,  // 7: bloomery.v1.ListEventsRequest.filter:type_name -> bloomery.v1.EventFilter
+	5,  // 8: bloomery.v1.ListEventsResponse.events:type_name -> bloomery.v1.Event
+	6,  // 9: bloomery.v1.WatchEventsRequest.filter:type_name -> bloomery.v1.EventFilter
+	5,  // 10: bloomery.v1.WatchEventsResponse.event:type_name -> bloomery.v1.Event
+	7,  // 11: bloomery.v1.EventService.ListEvents:input_type -> bloomery.v1.ListEventsRequest
+	9,  // 12: bloomery.v1.EventService.WatchEvents:input_type -> bloomery.v1.WatchEventsRequest
+	3,  // 13: bloomery.v1.EventService.ListEventTypes:input_type -> bloomery.v1.ListEventTypesRequest
+	8,  // 14: bloomery.v1.EventService.ListEvents:output_type -> bloomery.v1.ListEventsResponse
+	10, // 15: bloomery.v1.EventService.WatchEvents:output_type -> bloomery.v1.WatchEventsResponse
+	4,  // 16: bloomery.v1.EventService.ListEventTypes:output_type -> bloomery.v1.ListEventTypesResponse
+	14, // [14:17] is the sub-list for method output_type
+	11, // [11:14] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_bloomery_v1_event_proto_init() }
@@ -571,7 +827,7 @@ func file_bloomery_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bloomery_v1_event_proto_rawDesc), len(file_bloomery_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   6,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -11,6 +11,7 @@ package bloomeryv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	structpb "google.golang.org/protobuf/types/known/structpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
@@ -152,6 +153,61 @@ func (PowerOperation) EnumDescriptor() ([]byte, []int) {
 	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{1}
 }
 
+type InventoryChange_Kind int32
+
+const (
+	InventoryChange_KIND_UNSPECIFIED InventoryChange_Kind = 0
+	InventoryChange_KIND_ADDED       InventoryChange_Kind = 1
+	InventoryChange_KIND_REMOVED     InventoryChange_Kind = 2
+	InventoryChange_KIND_REPLACED    InventoryChange_Kind = 3
+	InventoryChange_KIND_CHANGED     InventoryChange_Kind = 4
+)
+
+// Enum value maps for InventoryChange_Kind.
+var (
+	InventoryChange_Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "KIND_ADDED",
+		2: "KIND_REMOVED",
+		3: "KIND_REPLACED",
+		4: "KIND_CHANGED",
+	}
+	InventoryChange_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED": 0,
+		"KIND_ADDED":       1,
+		"KIND_REMOVED":     2,
+		"KIND_REPLACED":    3,
+		"KIND_CHANGED":     4,
+	}
+)
+
+func (x InventoryChange_Kind) Enum() *InventoryChange_Kind {
+	p := new(InventoryChange_Kind)
+	*p = x
+	return p
+}
+
+func (x InventoryChange_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (InventoryChange_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_bloomery_v1_machine_proto_enumTypes[2].Descriptor()
+}
+
+func (InventoryChange_Kind) Type() protoreflect.EnumType {
+	return &file_bloomery_v1_machine_proto_enumTypes[2]
+}
+
+func (x InventoryChange_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use InventoryChange_Kind.Descriptor instead.
+func (InventoryChange_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{22, 0}
+}
+
 // Machine is what the rack knows of one server.
 type Machine struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -179,10 +235,22 @@ type Machine struct {
 	// Stable code and text of what condemned a faulty machine.
 	FaultCode    string `protobuf:"bytes,14,opt,name=fault_code,json=faultCode,proto3" json:"fault_code,omitempty"`
 	FaultMessage string `protobuf:"bytes,15,opt,name=fault_message,json=faultMessage,proto3" json:"fault_message,omitempty"`
-	// Inventory as the agent last reported it (package inventory's JSON).
-	Inventory     *structpb.Struct       `protobuf:"bytes,16,opt,name=inventory,proto3" json:"inventory,omitempty"`
-	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	// Inventory as the agent last reported it (package inventory's JSON). GetMachine returns it; lists and watches leave it out.
+	Inventory *structpb.Struct       `protobuf:"bytes,16,opt,name=inventory,proto3" json:"inventory,omitempty"`
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	UpdatedAt *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	// Where the machine stands: the rack's name as the data centre calls it, and the lowest rack unit that it fills (EIA-310, 1 = bottom).
+	Rack string `protobuf:"bytes,19,opt,name=rack,proto3" json:"rack,omitempty"`
+	Unit int32  `protobuf:"varint,20,opt,name=unit,proto3" json:"unit,omitempty"`
+	// Whose machine it is in the provider's own systems.
+	Project string `protobuf:"bytes,21,opt,name=project,proto3" json:"project,omitempty"`
+	// Free text, at most 4096 bytes.
+	Notes string `protobuf:"bytes,22,opt,name=notes,proto3" json:"notes,omitempty"`
+	// Product name and serial number: as an operator set them, else as SMBIOS type 1 (DSP0134) says.
+	Model  string `protobuf:"bytes,23,opt,name=model,proto3" json:"model,omitempty"`
+	Serial string `protobuf:"bytes,24,opt,name=serial,proto3" json:"serial,omitempty"`
+	// Rises with each change of the record; UpdateMachine compares it.
+	Revision      int64 `protobuf:"varint,25,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -343,6 +411,55 @@ func (x *Machine) GetUpdatedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Machine) GetRack() string {
+	if x != nil {
+		return x.Rack
+	}
+	return ""
+}
+
+func (x *Machine) GetUnit() int32 {
+	if x != nil {
+		return x.Unit
+	}
+	return 0
+}
+
+func (x *Machine) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *Machine) GetNotes() string {
+	if x != nil {
+		return x.Notes
+	}
+	return ""
+}
+
+func (x *Machine) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *Machine) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+func (x *Machine) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 // BMC is how to reach a machine's baseboard management controller.
 type BMC struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -463,11 +580,13 @@ func (x *SwitchPort) GetPort() string {
 
 // Lock keeps a machine from taking jobs; orthogonal to its status.
 type Lock struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Team          string                 `protobuf:"bytes,1,opt,name=team,proto3" json:"team,omitempty"`
-	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	By            string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
-	Since         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Team   string                 `protobuf:"bytes,1,opt,name=team,proto3" json:"team,omitempty"`
+	Reason string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	By     string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	Since  *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	// Network that the machine's port was moved to quarantine from, to go back to; empty when the lock did not move it.
+	Network       string `protobuf:"bytes,5,opt,name=network,proto3" json:"network,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -528,6 +647,13 @@ func (x *Lock) GetSince() *timestamppb.Timestamp {
 		return x.Since
 	}
 	return nil
+}
+
+func (x *Lock) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
 }
 
 // FieldError is the detail of an INVALID_ARGUMENT or FAILED_PRECONDITION error: which field, why, and what would be right.
@@ -593,22 +719,151 @@ func (x *FieldError) GetMessage() string {
 	return ""
 }
 
-type ListMachinesRequest struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	Status   MachineStatus          `protobuf:"varint,1,opt,name=status,proto3,enum=bloomery.v1.MachineStatus" json:"status,omitempty"`
-	LockTeam string                 `protobuf:"bytes,2,opt,name=lock_team,json=lockTeam,proto3" json:"lock_team,omitempty"`
+// MachineFilter chooses machines. Fields that are set must all match.
+type MachineFilter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Any of these.
+	Statuses []MachineStatus `protobuf:"varint,1,rep,packed,name=statuses,proto3,enum=bloomery.v1.MachineStatus" json:"statuses,omitempty"`
+	LockTeam string          `protobuf:"bytes,2,opt,name=lock_team,json=lockTeam,proto3" json:"lock_team,omitempty"`
+	// Locked by any team.
+	Locked bool `protobuf:"varint,3,opt,name=locked,proto3" json:"locked,omitempty"`
 	// All must match.
-	Labels map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Labels    map[string]string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Model     string            `protobuf:"bytes,5,opt,name=model,proto3" json:"model,omitempty"`
+	Rack      string            `protobuf:"bytes,6,opt,name=rack,proto3" json:"rack,omitempty"`
+	Unit      int32             `protobuf:"varint,7,opt,name=unit,proto3" json:"unit,omitempty"`
+	FaultCode string            `protobuf:"bytes,8,opt,name=fault_code,json=faultCode,proto3" json:"fault_code,omitempty"`
+	Image     string            `protobuf:"bytes,9,opt,name=image,proto3" json:"image,omitempty"`
+	Project   string            `protobuf:"bytes,10,opt,name=project,proto3" json:"project,omitempty"`
+	// Part of the name, a serial, a MAC address or the UUID.
+	Search        string `protobuf:"bytes,11,opt,name=search,proto3" json:"search,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MachineFilter) Reset() {
+	*x = MachineFilter{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MachineFilter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MachineFilter) ProtoMessage() {}
+
+func (x *MachineFilter) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MachineFilter.ProtoReflect.Descriptor instead.
+func (*MachineFilter) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *MachineFilter) GetStatuses() []MachineStatus {
+	if x != nil {
+		return x.Statuses
+	}
+	return nil
+}
+
+func (x *MachineFilter) GetLockTeam() string {
+	if x != nil {
+		return x.LockTeam
+	}
+	return ""
+}
+
+func (x *MachineFilter) GetLocked() bool {
+	if x != nil {
+		return x.Locked
+	}
+	return false
+}
+
+func (x *MachineFilter) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *MachineFilter) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *MachineFilter) GetRack() string {
+	if x != nil {
+		return x.Rack
+	}
+	return ""
+}
+
+func (x *MachineFilter) GetUnit() int32 {
+	if x != nil {
+		return x.Unit
+	}
+	return 0
+}
+
+func (x *MachineFilter) GetFaultCode() string {
+	if x != nil {
+		return x.FaultCode
+	}
+	return ""
+}
+
+func (x *MachineFilter) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *MachineFilter) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *MachineFilter) GetSearch() string {
+	if x != nil {
+		return x.Search
+	}
+	return ""
+}
+
+type ListMachinesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1..1000; 0 means 100.
-	PageSize      int32  `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	PageToken     string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageSize int32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Of the answer before, with the same filter and order.
+	PageToken string         `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	Filter    *MachineFilter `protobuf:"bytes,6,opt,name=filter,proto3" json:"filter,omitempty"`
+	// name, status, rack, model, project or updated; "-" before it turns the order round. Empty means name.
+	OrderBy       string `protobuf:"bytes,7,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListMachinesRequest) Reset() {
 	*x = ListMachinesRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[5]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -620,7 +875,7 @@ func (x *ListMachinesRequest) String() string {
 func (*ListMachinesRequest) ProtoMessage() {}
 
 func (x *ListMachinesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[5]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -633,28 +888,7 @@ func (x *ListMachinesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMachinesRequest.ProtoReflect.Descriptor instead.
 func (*ListMachinesRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{5}
-}
-
-func (x *ListMachinesRequest) GetStatus() MachineStatus {
-	if x != nil {
-		return x.Status
-	}
-	return MachineStatus_MACHINE_STATUS_UNSPECIFIED
-}
-
-func (x *ListMachinesRequest) GetLockTeam() string {
-	if x != nil {
-		return x.LockTeam
-	}
-	return ""
-}
-
-func (x *ListMachinesRequest) GetLabels() map[string]string {
-	if x != nil {
-		return x.Labels
-	}
-	return nil
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListMachinesRequest) GetPageSize() int32 {
@@ -671,6 +905,20 @@ func (x *ListMachinesRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListMachinesRequest) GetFilter() *MachineFilter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+func (x *ListMachinesRequest) GetOrderBy() string {
+	if x != nil {
+		return x.OrderBy
+	}
+	return ""
+}
+
 type ListMachinesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Machines      []*Machine             `protobuf:"bytes,1,rep,name=machines,proto3" json:"machines,omitempty"`
@@ -681,7 +929,7 @@ type ListMachinesResponse struct {
 
 func (x *ListMachinesResponse) Reset() {
 	*x = ListMachinesResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[6]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -693,7 +941,7 @@ func (x *ListMachinesResponse) String() string {
 func (*ListMachinesResponse) ProtoMessage() {}
 
 func (x *ListMachinesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[6]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -706,7 +954,7 @@ func (x *ListMachinesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMachinesResponse.ProtoReflect.Descriptor instead.
 func (*ListMachinesResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{6}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListMachinesResponse) GetMachines() []*Machine {
@@ -732,7 +980,7 @@ type GetMachineRequest struct {
 
 func (x *GetMachineRequest) Reset() {
 	*x = GetMachineRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[7]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -744,7 +992,7 @@ func (x *GetMachineRequest) String() string {
 func (*GetMachineRequest) ProtoMessage() {}
 
 func (x *GetMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[7]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -757,7 +1005,7 @@ func (x *GetMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMachineRequest.ProtoReflect.Descriptor instead.
 func (*GetMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{7}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetMachineRequest) GetName() string {
@@ -776,7 +1024,7 @@ type GetMachineResponse struct {
 
 func (x *GetMachineResponse) Reset() {
 	*x = GetMachineResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[8]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -788,7 +1036,7 @@ func (x *GetMachineResponse) String() string {
 func (*GetMachineResponse) ProtoMessage() {}
 
 func (x *GetMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[8]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -801,7 +1049,7 @@ func (x *GetMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMachineResponse.ProtoReflect.Descriptor instead.
 func (*GetMachineResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{8}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetMachineResponse) GetMachine() *Machine {
@@ -821,7 +1069,7 @@ type CreateMachineRequest struct {
 
 func (x *CreateMachineRequest) Reset() {
 	*x = CreateMachineRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[9]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -833,7 +1081,7 @@ func (x *CreateMachineRequest) String() string {
 func (*CreateMachineRequest) ProtoMessage() {}
 
 func (x *CreateMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[9]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -846,7 +1094,7 @@ func (x *CreateMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateMachineRequest.ProtoReflect.Descriptor instead.
 func (*CreateMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{9}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CreateMachineRequest) GetMachine() *Machine {
@@ -865,7 +1113,7 @@ type CreateMachineResponse struct {
 
 func (x *CreateMachineResponse) Reset() {
 	*x = CreateMachineResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[10]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -877,7 +1125,7 @@ func (x *CreateMachineResponse) String() string {
 func (*CreateMachineResponse) ProtoMessage() {}
 
 func (x *CreateMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[10]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -890,7 +1138,7 @@ func (x *CreateMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateMachineResponse.ProtoReflect.Descriptor instead.
 func (*CreateMachineResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{10}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreateMachineResponse) GetMachine() *Machine {
@@ -898,6 +1146,1024 @@ func (x *CreateMachineResponse) GetMachine() *Machine {
 		return x.Machine
 	}
 	return nil
+}
+
+type WatchMachinesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Filter        *MachineFilter         `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchMachinesRequest) Reset() {
+	*x = WatchMachinesRequest{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchMachinesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchMachinesRequest) ProtoMessage() {}
+
+func (x *WatchMachinesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchMachinesRequest.ProtoReflect.Descriptor instead.
+func (*WatchMachinesRequest) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *WatchMachinesRequest) GetFilter() *MachineFilter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+type WatchMachinesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Change:
+	//
+	//	*WatchMachinesResponse_Machine
+	//	*WatchMachinesResponse_Removed
+	//	*WatchMachinesResponse_Complete
+	Change        isWatchMachinesResponse_Change `protobuf_oneof:"change"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchMachinesResponse) Reset() {
+	*x = WatchMachinesResponse{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchMachinesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchMachinesResponse) ProtoMessage() {}
+
+func (x *WatchMachinesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchMachinesResponse.ProtoReflect.Descriptor instead.
+func (*WatchMachinesResponse) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *WatchMachinesResponse) GetChange() isWatchMachinesResponse_Change {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+func (x *WatchMachinesResponse) GetMachine() *Machine {
+	if x != nil {
+		if x, ok := x.Change.(*WatchMachinesResponse_Machine); ok {
+			return x.Machine
+		}
+	}
+	return nil
+}
+
+func (x *WatchMachinesResponse) GetRemoved() string {
+	if x != nil {
+		if x, ok := x.Change.(*WatchMachinesResponse_Removed); ok {
+			return x.Removed
+		}
+	}
+	return ""
+}
+
+func (x *WatchMachinesResponse) GetComplete() bool {
+	if x != nil {
+		if x, ok := x.Change.(*WatchMachinesResponse_Complete); ok {
+			return x.Complete
+		}
+	}
+	return false
+}
+
+type isWatchMachinesResponse_Change interface {
+	isWatchMachinesResponse_Change()
+}
+
+type WatchMachinesResponse_Machine struct {
+	// A machine that matches, as it is now.
+	Machine *Machine `protobuf:"bytes,1,opt,name=machine,proto3,oneof"`
+}
+
+type WatchMachinesResponse_Removed struct {
+	// Name of a machine that was sent before and does not match any more.
+	Removed string `protobuf:"bytes,2,opt,name=removed,proto3,oneof"`
+}
+
+type WatchMachinesResponse_Complete struct {
+	// Sent once, after all that matched when the watch began.
+	Complete bool `protobuf:"varint,3,opt,name=complete,proto3,oneof"`
+}
+
+func (*WatchMachinesResponse_Machine) isWatchMachinesResponse_Change() {}
+
+func (*WatchMachinesResponse_Removed) isWatchMachinesResponse_Change() {}
+
+func (*WatchMachinesResponse_Complete) isWatchMachinesResponse_Change() {}
+
+type UpdateMachineRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name says which; bmc.password is taken when the mask names bmc.
+	Machine *Machine `protobuf:"bytes,1,opt,name=machine,proto3" json:"machine,omitempty"`
+	// Any of uuid, macs, bmc, switch_port, labels, rack, unit, project, notes, model, serial.
+	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	// The revision that the change is based on; 0 means any.
+	Revision      int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateMachineRequest) Reset() {
+	*x = UpdateMachineRequest{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateMachineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateMachineRequest) ProtoMessage() {}
+
+func (x *UpdateMachineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateMachineRequest.ProtoReflect.Descriptor instead.
+func (*UpdateMachineRequest) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *UpdateMachineRequest) GetMachine() *Machine {
+	if x != nil {
+		return x.Machine
+	}
+	return nil
+}
+
+func (x *UpdateMachineRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.UpdateMask
+	}
+	return nil
+}
+
+func (x *UpdateMachineRequest) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type UpdateMachineResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Machine       *Machine               `protobuf:"bytes,1,opt,name=machine,proto3" json:"machine,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateMachineResponse) Reset() {
+	*x = UpdateMachineResponse{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateMachineResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateMachineResponse) ProtoMessage() {}
+
+func (x *UpdateMachineResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateMachineResponse.ProtoReflect.Descriptor instead.
+func (*UpdateMachineResponse) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *UpdateMachineResponse) GetMachine() *Machine {
+	if x != nil {
+		return x.Machine
+	}
+	return nil
+}
+
+type DeleteMachineRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteMachineRequest) Reset() {
+	*x = DeleteMachineRequest{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteMachineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteMachineRequest) ProtoMessage() {}
+
+func (x *DeleteMachineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteMachineRequest.ProtoReflect.Descriptor instead.
+func (*DeleteMachineRequest) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *DeleteMachineRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type DeleteMachineResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteMachineResponse) Reset() {
+	*x = DeleteMachineResponse{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteMachineResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteMachineResponse) ProtoMessage() {}
+
+func (x *DeleteMachineResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteMachineResponse.ProtoReflect.Descriptor instead.
+func (*DeleteMachineResponse) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{17}
+}
+
+// InventoryVersion is one state of a machine's hardware. A new one is kept only when something differs.
+type InventoryVersion struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	TakenAt *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=taken_at,json=takenAt,proto3" json:"taken_at,omitempty"`
+	// When the same was seen last.
+	SeenAt        *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=seen_at,json=seenAt,proto3" json:"seen_at,omitempty"`
+	JobId         string                 `protobuf:"bytes,3,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	Inventory     *structpb.Struct       `protobuf:"bytes,4,opt,name=inventory,proto3" json:"inventory,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InventoryVersion) Reset() {
+	*x = InventoryVersion{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InventoryVersion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InventoryVersion) ProtoMessage() {}
+
+func (x *InventoryVersion) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InventoryVersion.ProtoReflect.Descriptor instead.
+func (*InventoryVersion) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *InventoryVersion) GetTakenAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.TakenAt
+	}
+	return nil
+}
+
+func (x *InventoryVersion) GetSeenAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SeenAt
+	}
+	return nil
+}
+
+func (x *InventoryVersion) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *InventoryVersion) GetInventory() *structpb.Struct {
+	if x != nil {
+		return x.Inventory
+	}
+	return nil
+}
+
+type ListInventoriesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListInventoriesRequest) Reset() {
+	*x = ListInventoriesRequest{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListInventoriesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListInventoriesRequest) ProtoMessage() {}
+
+func (x *ListInventoriesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListInventoriesRequest.ProtoReflect.Descriptor instead.
+func (*ListInventoriesRequest) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ListInventoriesRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ListInventoriesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Without the inventories themselves.
+	Versions      []*InventoryVersion `protobuf:"bytes,1,rep,name=versions,proto3" json:"versions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListInventoriesResponse) Reset() {
+	*x = ListInventoriesResponse{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListInventoriesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListInventoriesResponse) ProtoMessage() {}
+
+func (x *ListInventoriesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListInventoriesResponse.ProtoReflect.Descriptor instead.
+func (*ListInventoriesResponse) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ListInventoriesResponse) GetVersions() []*InventoryVersion {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+type DiffInventoryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// taken_at of the earlier and the later one; unset means the one before the last, and the last.
+	From          *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	To            *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffInventoryRequest) Reset() {
+	*x = DiffInventoryRequest{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffInventoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffInventoryRequest) ProtoMessage() {}
+
+func (x *DiffInventoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffInventoryRequest.ProtoReflect.Descriptor instead.
+func (*DiffInventoryRequest) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *DiffInventoryRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DiffInventoryRequest) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *DiffInventoryRequest) GetTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+// InventoryChange is one difference.
+type InventoryChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  InventoryChange_Kind   `protobuf:"varint,1,opt,name=kind,proto3,enum=bloomery.v1.InventoryChange_Kind" json:"kind,omitempty"`
+	// memory, disk, nic, cpu, bios, bmc …
+	Component string `protobuf:"bytes,2,opt,name=component,proto3" json:"component,omitempty"`
+	// Where it is: slot, bay, PCI address or interface name.
+	Location      string `protobuf:"bytes,3,opt,name=location,proto3" json:"location,omitempty"`
+	Before        string `protobuf:"bytes,4,opt,name=before,proto3" json:"before,omitempty"`
+	After         string `protobuf:"bytes,5,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InventoryChange) Reset() {
+	*x = InventoryChange{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InventoryChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InventoryChange) ProtoMessage() {}
+
+func (x *InventoryChange) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InventoryChange.ProtoReflect.Descriptor instead.
+func (*InventoryChange) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *InventoryChange) GetKind() InventoryChange_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return InventoryChange_KIND_UNSPECIFIED
+}
+
+func (x *InventoryChange) GetComponent() string {
+	if x != nil {
+		return x.Component
+	}
+	return ""
+}
+
+func (x *InventoryChange) GetLocation() string {
+	if x != nil {
+		return x.Location
+	}
+	return ""
+}
+
+func (x *InventoryChange) GetBefore() string {
+	if x != nil {
+		return x.Before
+	}
+	return ""
+}
+
+func (x *InventoryChange) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+type DiffInventoryResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	To            *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	Changes       []*InventoryChange     `protobuf:"bytes,3,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffInventoryResponse) Reset() {
+	*x = DiffInventoryResponse{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffInventoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffInventoryResponse) ProtoMessage() {}
+
+func (x *DiffInventoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffInventoryResponse.ProtoReflect.Descriptor instead.
+func (*DiffInventoryResponse) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *DiffInventoryResponse) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *DiffInventoryResponse) GetTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *DiffInventoryResponse) GetChanges() []*InventoryChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+// View is a team's saved filter.
+type View struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Lower-case letters, digits and hyphens.
+	Name        string         `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Filter      *MachineFilter `protobuf:"bytes,2,opt,name=filter,proto3" json:"filter,omitempty"`
+	OrderBy     string         `protobuf:"bytes,3,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
+	Description string         `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`
+	// Made with the rack; cannot be deleted.
+	BuiltIn       bool `protobuf:"varint,5,opt,name=built_in,json=builtIn,proto3" json:"built_in,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *View) Reset() {
+	*x = View{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *View) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*View) ProtoMessage() {}
+
+func (x *View) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use View.ProtoReflect.Descriptor instead.
+func (*View) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *View) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *View) GetFilter() *MachineFilter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+func (x *View) GetOrderBy() string {
+	if x != nil {
+		return x.OrderBy
+	}
+	return ""
+}
+
+func (x *View) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *View) GetBuiltIn() bool {
+	if x != nil {
+		return x.BuiltIn
+	}
+	return false
+}
+
+type SaveViewRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveViewRequest) Reset() {
+	*x = SaveViewRequest{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveViewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveViewRequest) ProtoMessage() {}
+
+func (x *SaveViewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveViewRequest.ProtoReflect.Descriptor instead.
+func (*SaveViewRequest) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *SaveViewRequest) GetView() *View {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
+type SaveViewResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveViewResponse) Reset() {
+	*x = SaveViewResponse{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveViewResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveViewResponse) ProtoMessage() {}
+
+func (x *SaveViewResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveViewResponse.ProtoReflect.Descriptor instead.
+func (*SaveViewResponse) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *SaveViewResponse) GetView() *View {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
+type ListViewsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListViewsRequest) Reset() {
+	*x = ListViewsRequest{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListViewsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListViewsRequest) ProtoMessage() {}
+
+func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListViewsRequest.ProtoReflect.Descriptor instead.
+func (*ListViewsRequest) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{27}
+}
+
+type ListViewsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Views         []*View                `protobuf:"bytes,1,rep,name=views,proto3" json:"views,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListViewsResponse) Reset() {
+	*x = ListViewsResponse{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListViewsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListViewsResponse) ProtoMessage() {}
+
+func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListViewsResponse.ProtoReflect.Descriptor instead.
+func (*ListViewsResponse) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ListViewsResponse) GetViews() []*View {
+	if x != nil {
+		return x.Views
+	}
+	return nil
+}
+
+type DeleteViewRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteViewRequest) Reset() {
+	*x = DeleteViewRequest{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteViewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteViewRequest) ProtoMessage() {}
+
+func (x *DeleteViewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteViewRequest.ProtoReflect.Descriptor instead.
+func (*DeleteViewRequest) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *DeleteViewRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type DeleteViewResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteViewResponse) Reset() {
+	*x = DeleteViewResponse{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteViewResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteViewResponse) ProtoMessage() {}
+
+func (x *DeleteViewResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteViewResponse.ProtoReflect.Descriptor instead.
+func (*DeleteViewResponse) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{30}
 }
 
 type InspectMachineRequest struct {
@@ -911,7 +2177,7 @@ type InspectMachineRequest struct {
 
 func (x *InspectMachineRequest) Reset() {
 	*x = InspectMachineRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[11]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -923,7 +2189,7 @@ func (x *InspectMachineRequest) String() string {
 func (*InspectMachineRequest) ProtoMessage() {}
 
 func (x *InspectMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[11]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -936,7 +2202,7 @@ func (x *InspectMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectMachineRequest.ProtoReflect.Descriptor instead.
 func (*InspectMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{11}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *InspectMachineRequest) GetName() string {
@@ -962,7 +2228,7 @@ type InspectMachineResponse struct {
 
 func (x *InspectMachineResponse) Reset() {
 	*x = InspectMachineResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[12]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -974,7 +2240,7 @@ func (x *InspectMachineResponse) String() string {
 func (*InspectMachineResponse) ProtoMessage() {}
 
 func (x *InspectMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[12]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -987,7 +2253,7 @@ func (x *InspectMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectMachineResponse.ProtoReflect.Descriptor instead.
 func (*InspectMachineResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{12}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *InspectMachineResponse) GetJob() *Job {
@@ -1009,7 +2275,7 @@ type InstallMachineRequest struct {
 
 func (x *InstallMachineRequest) Reset() {
 	*x = InstallMachineRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[13]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1021,7 +2287,7 @@ func (x *InstallMachineRequest) String() string {
 func (*InstallMachineRequest) ProtoMessage() {}
 
 func (x *InstallMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[13]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1034,7 +2300,7 @@ func (x *InstallMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallMachineRequest.ProtoReflect.Descriptor instead.
 func (*InstallMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{13}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *InstallMachineRequest) GetName() string {
@@ -1067,7 +2333,7 @@ type InstallMachineResponse struct {
 
 func (x *InstallMachineResponse) Reset() {
 	*x = InstallMachineResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[14]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1079,7 +2345,7 @@ func (x *InstallMachineResponse) String() string {
 func (*InstallMachineResponse) ProtoMessage() {}
 
 func (x *InstallMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[14]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1092,7 +2358,7 @@ func (x *InstallMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallMachineResponse.ProtoReflect.Descriptor instead.
 func (*InstallMachineResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{14}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *InstallMachineResponse) GetJob() *Job {
@@ -1112,7 +2378,7 @@ type ReleaseMachineRequest struct {
 
 func (x *ReleaseMachineRequest) Reset() {
 	*x = ReleaseMachineRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[15]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1124,7 +2390,7 @@ func (x *ReleaseMachineRequest) String() string {
 func (*ReleaseMachineRequest) ProtoMessage() {}
 
 func (x *ReleaseMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[15]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1137,7 +2403,7 @@ func (x *ReleaseMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseMachineRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{15}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ReleaseMachineRequest) GetName() string {
@@ -1163,7 +2429,7 @@ type ReleaseMachineResponse struct {
 
 func (x *ReleaseMachineResponse) Reset() {
 	*x = ReleaseMachineResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[16]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1175,7 +2441,7 @@ func (x *ReleaseMachineResponse) String() string {
 func (*ReleaseMachineResponse) ProtoMessage() {}
 
 func (x *ReleaseMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[16]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1188,7 +2454,7 @@ func (x *ReleaseMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseMachineResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseMachineResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{16}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReleaseMachineResponse) GetJob() *Job {
@@ -1208,7 +2474,7 @@ type PowerMachineRequest struct {
 
 func (x *PowerMachineRequest) Reset() {
 	*x = PowerMachineRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[17]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +2486,7 @@ func (x *PowerMachineRequest) String() string {
 func (*PowerMachineRequest) ProtoMessage() {}
 
 func (x *PowerMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[17]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +2499,7 @@ func (x *PowerMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerMachineRequest.ProtoReflect.Descriptor instead.
 func (*PowerMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{17}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PowerMachineRequest) GetName() string {
@@ -1259,7 +2525,7 @@ type PowerMachineResponse struct {
 
 func (x *PowerMachineResponse) Reset() {
 	*x = PowerMachineResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[18]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1271,7 +2537,7 @@ func (x *PowerMachineResponse) String() string {
 func (*PowerMachineResponse) ProtoMessage() {}
 
 func (x *PowerMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[18]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1284,7 +2550,7 @@ func (x *PowerMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerMachineResponse.ProtoReflect.Descriptor instead.
 func (*PowerMachineResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{18}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PowerMachineResponse) GetOn() bool {
@@ -1295,17 +2561,19 @@ func (x *PowerMachineResponse) GetOn() bool {
 }
 
 type LockMachineRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Team          string                 `protobuf:"bytes,2,opt,name=team,proto3" json:"team,omitempty"`
-	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Team   string                 `protobuf:"bytes,2,opt,name=team,proto3" json:"team,omitempty"`
+	Reason string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Also move the machine's port to the quarantine network, under the guard of every port move.
+	Quarantine    bool `protobuf:"varint,4,opt,name=quarantine,proto3" json:"quarantine,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LockMachineRequest) Reset() {
 	*x = LockMachineRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[19]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1317,7 +2585,7 @@ func (x *LockMachineRequest) String() string {
 func (*LockMachineRequest) ProtoMessage() {}
 
 func (x *LockMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[19]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1330,7 +2598,7 @@ func (x *LockMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockMachineRequest.ProtoReflect.Descriptor instead.
 func (*LockMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{19}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *LockMachineRequest) GetName() string {
@@ -1354,6 +2622,13 @@ func (x *LockMachineRequest) GetReason() string {
 	return ""
 }
 
+func (x *LockMachineRequest) GetQuarantine() bool {
+	if x != nil {
+		return x.Quarantine
+	}
+	return false
+}
+
 type LockMachineResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Machine       *Machine               `protobuf:"bytes,1,opt,name=machine,proto3" json:"machine,omitempty"`
@@ -1363,7 +2638,7 @@ type LockMachineResponse struct {
 
 func (x *LockMachineResponse) Reset() {
 	*x = LockMachineResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[20]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1375,7 +2650,7 @@ func (x *LockMachineResponse) String() string {
 func (*LockMachineResponse) ProtoMessage() {}
 
 func (x *LockMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[20]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1388,7 +2663,7 @@ func (x *LockMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockMachineResponse.ProtoReflect.Descriptor instead.
 func (*LockMachineResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{20}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *LockMachineResponse) GetMachine() *Machine {
@@ -1408,7 +2683,7 @@ type UnlockMachineRequest struct {
 
 func (x *UnlockMachineRequest) Reset() {
 	*x = UnlockMachineRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[21]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1420,7 +2695,7 @@ func (x *UnlockMachineRequest) String() string {
 func (*UnlockMachineRequest) ProtoMessage() {}
 
 func (x *UnlockMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[21]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1433,7 +2708,7 @@ func (x *UnlockMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlockMachineRequest.ProtoReflect.Descriptor instead.
 func (*UnlockMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{21}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *UnlockMachineRequest) GetName() string {
@@ -1459,7 +2734,7 @@ type UnlockMachineResponse struct {
 
 func (x *UnlockMachineResponse) Reset() {
 	*x = UnlockMachineResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[22]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1471,7 +2746,7 @@ func (x *UnlockMachineResponse) String() string {
 func (*UnlockMachineResponse) ProtoMessage() {}
 
 func (x *UnlockMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[22]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1484,7 +2759,7 @@ func (x *UnlockMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlockMachineResponse.ProtoReflect.Descriptor instead.
 func (*UnlockMachineResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{22}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *UnlockMachineResponse) GetMachine() *Machine {
@@ -1498,7 +2773,7 @@ var File_bloomery_v1_machine_proto protoreflect.FileDescriptor
 
 const file_bloomery_v1_machine_proto_rawDesc = "" +
 	"\n" +
-	"\x19bloomery/v1/machine.proto\x12\vbloomery.v1\x1a\x15bloomery/v1/job.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe6\x05\n" +
+	"\x19bloomery/v1/machine.proto\x12\vbloomery.v1\x1a\x15bloomery/v1/job.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x88\a\n" +
 	"\aMachine\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x122\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x1a.bloomery.v1.MachineStatusR\x06status\x12\x12\n" +
@@ -1523,7 +2798,14 @@ const file_bloomery_v1_machine_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
 	"\n" +
-	"updated_at\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x1a9\n" +
+	"updated_at\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x12\n" +
+	"\x04rack\x18\x13 \x01(\tR\x04rack\x12\x12\n" +
+	"\x04unit\x18\x14 \x01(\x05R\x04unit\x12\x18\n" +
+	"\aproject\x18\x15 \x01(\tR\aproject\x12\x14\n" +
+	"\x05notes\x18\x16 \x01(\tR\x05notes\x12\x14\n" +
+	"\x05model\x18\x17 \x01(\tR\x05model\x12\x16\n" +
+	"\x06serial\x18\x18 \x01(\tR\x06serial\x12\x1a\n" +
+	"\brevision\x18\x19 \x01(\x03R\brevision\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"W\n" +
@@ -1534,27 +2816,41 @@ const file_bloomery_v1_machine_proto_rawDesc = "" +
 	"\n" +
 	"SwitchPort\x12\x16\n" +
 	"\x06switch\x18\x01 \x01(\tR\x06switch\x12\x12\n" +
-	"\x04port\x18\x02 \x01(\tR\x04port\"t\n" +
+	"\x04port\x18\x02 \x01(\tR\x04port\"\x8e\x01\n" +
 	"\x04Lock\x12\x12\n" +
 	"\x04team\x18\x01 \x01(\tR\x04team\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x0e\n" +
 	"\x02by\x18\x03 \x01(\tR\x02by\x120\n" +
-	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"T\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x18\n" +
+	"\anetwork\x18\x05 \x01(\tR\anetwork\"T\n" +
 	"\n" +
 	"FieldError\x12\x14\n" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"\xa3\x02\n" +
-	"\x13ListMachinesRequest\x122\n" +
-	"\x06status\x18\x01 \x01(\x0e2\x1a.bloomery.v1.MachineStatusR\x06status\x12\x1b\n" +
-	"\tlock_team\x18\x02 \x01(\tR\blockTeam\x12D\n" +
-	"\x06labels\x18\x03 \x03(\v2,.bloomery.v1.ListMachinesRequest.LabelsEntryR\x06labels\x12\x1b\n" +
-	"\tpage_size\x18\x04 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\x9c\x03\n" +
+	"\rMachineFilter\x126\n" +
+	"\bstatuses\x18\x01 \x03(\x0e2\x1a.bloomery.v1.MachineStatusR\bstatuses\x12\x1b\n" +
+	"\tlock_team\x18\x02 \x01(\tR\blockTeam\x12\x16\n" +
+	"\x06locked\x18\x03 \x01(\bR\x06locked\x12>\n" +
+	"\x06labels\x18\x04 \x03(\v2&.bloomery.v1.MachineFilter.LabelsEntryR\x06labels\x12\x14\n" +
+	"\x05model\x18\x05 \x01(\tR\x05model\x12\x12\n" +
+	"\x04rack\x18\x06 \x01(\tR\x04rack\x12\x12\n" +
+	"\x04unit\x18\a \x01(\x05R\x04unit\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x05 \x01(\tR\tpageToken\x1a9\n" +
+	"fault_code\x18\b \x01(\tR\tfaultCode\x12\x14\n" +
+	"\x05image\x18\t \x01(\tR\x05image\x12\x18\n" +
+	"\aproject\x18\n" +
+	" \x01(\tR\aproject\x12\x16\n" +
+	"\x06search\x18\v \x01(\tR\x06search\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"p\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa6\x01\n" +
+	"\x13ListMachinesRequest\x12\x1b\n" +
+	"\tpage_size\x18\x04 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x05 \x01(\tR\tpageToken\x122\n" +
+	"\x06filter\x18\x06 \x01(\v2\x1a.bloomery.v1.MachineFilterR\x06filter\x12\x19\n" +
+	"\border_by\x18\a \x01(\tR\aorderByJ\x04\b\x01\x10\x04\"p\n" +
 	"\x14ListMachinesResponse\x120\n" +
 	"\bmachines\x18\x01 \x03(\v2\x14.bloomery.v1.MachineR\bmachines\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"'\n" +
@@ -1566,6 +2862,69 @@ const file_bloomery_v1_machine_proto_rawDesc = "" +
 	"\amachine\x18\x01 \x01(\v2\x14.bloomery.v1.MachineR\amachine\"G\n" +
 	"\x15CreateMachineResponse\x12.\n" +
 	"\amachine\x18\x01 \x01(\v2\x14.bloomery.v1.MachineR\amachine\"J\n" +
+	"\x14WatchMachinesRequest\x122\n" +
+	"\x06filter\x18\x01 \x01(\v2\x1a.bloomery.v1.MachineFilterR\x06filter\"\x8d\x01\n" +
+	"\x15WatchMachinesResponse\x120\n" +
+	"\amachine\x18\x01 \x01(\v2\x14.bloomery.v1.MachineH\x00R\amachine\x12\x1a\n" +
+	"\aremoved\x18\x02 \x01(\tH\x00R\aremoved\x12\x1c\n" +
+	"\bcomplete\x18\x03 \x01(\bH\x00R\bcompleteB\b\n" +
+	"\x06change\"\x9f\x01\n" +
+	"\x14UpdateMachineRequest\x12.\n" +
+	"\amachine\x18\x01 \x01(\v2\x14.bloomery.v1.MachineR\amachine\x12;\n" +
+	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
+	"updateMask\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\"G\n" +
+	"\x15UpdateMachineResponse\x12.\n" +
+	"\amachine\x18\x01 \x01(\v2\x14.bloomery.v1.MachineR\amachine\"*\n" +
+	"\x14DeleteMachineRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x17\n" +
+	"\x15DeleteMachineResponse\"\xcc\x01\n" +
+	"\x10InventoryVersion\x125\n" +
+	"\btaken_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\atakenAt\x123\n" +
+	"\aseen_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x06seenAt\x12\x15\n" +
+	"\x06job_id\x18\x03 \x01(\tR\x05jobId\x125\n" +
+	"\tinventory\x18\x04 \x01(\v2\x17.google.protobuf.StructR\tinventory\",\n" +
+	"\x16ListInventoriesRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"T\n" +
+	"\x17ListInventoriesResponse\x129\n" +
+	"\bversions\x18\x01 \x03(\v2\x1d.bloomery.v1.InventoryVersionR\bversions\"\x86\x01\n" +
+	"\x14DiffInventoryRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
+	"\x04from\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
+	"\x02to\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\"\x95\x02\n" +
+	"\x0fInventoryChange\x125\n" +
+	"\x04kind\x18\x01 \x01(\x0e2!.bloomery.v1.InventoryChange.KindR\x04kind\x12\x1c\n" +
+	"\tcomponent\x18\x02 \x01(\tR\tcomponent\x12\x1a\n" +
+	"\blocation\x18\x03 \x01(\tR\blocation\x12\x16\n" +
+	"\x06before\x18\x04 \x01(\tR\x06before\x12\x14\n" +
+	"\x05after\x18\x05 \x01(\tR\x05after\"c\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"KIND_ADDED\x10\x01\x12\x10\n" +
+	"\fKIND_REMOVED\x10\x02\x12\x11\n" +
+	"\rKIND_REPLACED\x10\x03\x12\x10\n" +
+	"\fKIND_CHANGED\x10\x04\"\xab\x01\n" +
+	"\x15DiffInventoryResponse\x12.\n" +
+	"\x04from\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
+	"\x02to\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x126\n" +
+	"\achanges\x18\x03 \x03(\v2\x1c.bloomery.v1.InventoryChangeR\achanges\"\xa6\x01\n" +
+	"\x04View\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x122\n" +
+	"\x06filter\x18\x02 \x01(\v2\x1a.bloomery.v1.MachineFilterR\x06filter\x12\x19\n" +
+	"\border_by\x18\x03 \x01(\tR\aorderBy\x12 \n" +
+	"\vdescription\x18\x04 \x01(\tR\vdescription\x12\x19\n" +
+	"\bbuilt_in\x18\x05 \x01(\bR\abuiltIn\"8\n" +
+	"\x0fSaveViewRequest\x12%\n" +
+	"\x04view\x18\x01 \x01(\v2\x11.bloomery.v1.ViewR\x04view\"9\n" +
+	"\x10SaveViewResponse\x12%\n" +
+	"\x04view\x18\x01 \x01(\v2\x11.bloomery.v1.ViewR\x04view\"\x12\n" +
+	"\x10ListViewsRequest\"<\n" +
+	"\x11ListViewsResponse\x12'\n" +
+	"\x05views\x18\x01 \x03(\v2\x11.bloomery.v1.ViewR\x05views\"'\n" +
+	"\x11DeleteViewRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x14\n" +
+	"\x12DeleteViewResponse\"J\n" +
 	"\x15InspectMachineRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -1589,11 +2948,14 @@ const file_bloomery_v1_machine_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x129\n" +
 	"\toperation\x18\x02 \x01(\x0e2\x1b.bloomery.v1.PowerOperationR\toperation\"&\n" +
 	"\x14PowerMachineResponse\x12\x0e\n" +
-	"\x02on\x18\x01 \x01(\bR\x02on\"T\n" +
+	"\x02on\x18\x01 \x01(\bR\x02on\"t\n" +
 	"\x12LockMachineRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04team\x18\x02 \x01(\tR\x04team\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"E\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1e\n" +
+	"\n" +
+	"quarantine\x18\x04 \x01(\bR\n" +
+	"quarantine\"E\n" +
 	"\x13LockMachineResponse\x12.\n" +
 	"\amachine\x18\x01 \x01(\v2\x14.bloomery.v1.MachineR\amachine\">\n" +
 	"\x14UnlockMachineRequest\x12\x12\n" +
@@ -1617,18 +2979,27 @@ const file_bloomery_v1_machine_proto_rawDesc = "" +
 	"\x16POWER_OPERATION_STATUS\x10\x01\x12\x16\n" +
 	"\x12POWER_OPERATION_ON\x10\x02\x12\x17\n" +
 	"\x13POWER_OPERATION_OFF\x10\x03\x12\x19\n" +
-	"\x15POWER_OPERATION_RESET\x10\x042\x9c\x06\n" +
+	"\x15POWER_OPERATION_RESET\x10\x042\xc0\v\n" +
 	"\x0eMachineService\x12S\n" +
 	"\fListMachines\x12 .bloomery.v1.ListMachinesRequest\x1a!.bloomery.v1.ListMachinesResponse\x12M\n" +
 	"\n" +
-	"GetMachine\x12\x1e.bloomery.v1.GetMachineRequest\x1a\x1f.bloomery.v1.GetMachineResponse\x12V\n" +
-	"\rCreateMachine\x12!.bloomery.v1.CreateMachineRequest\x1a\".bloomery.v1.CreateMachineResponse\x12Y\n" +
+	"GetMachine\x12\x1e.bloomery.v1.GetMachineRequest\x1a\x1f.bloomery.v1.GetMachineResponse\x12X\n" +
+	"\rWatchMachines\x12!.bloomery.v1.WatchMachinesRequest\x1a\".bloomery.v1.WatchMachinesResponse0\x01\x12V\n" +
+	"\rCreateMachine\x12!.bloomery.v1.CreateMachineRequest\x1a\".bloomery.v1.CreateMachineResponse\x12V\n" +
+	"\rUpdateMachine\x12!.bloomery.v1.UpdateMachineRequest\x1a\".bloomery.v1.UpdateMachineResponse\x12V\n" +
+	"\rDeleteMachine\x12!.bloomery.v1.DeleteMachineRequest\x1a\".bloomery.v1.DeleteMachineResponse\x12\\\n" +
+	"\x0fListInventories\x12#.bloomery.v1.ListInventoriesRequest\x1a$.bloomery.v1.ListInventoriesResponse\x12V\n" +
+	"\rDiffInventory\x12!.bloomery.v1.DiffInventoryRequest\x1a\".bloomery.v1.DiffInventoryResponse\x12Y\n" +
 	"\x0eInspectMachine\x12\".bloomery.v1.InspectMachineRequest\x1a#.bloomery.v1.InspectMachineResponse\x12Y\n" +
 	"\x0eInstallMachine\x12\".bloomery.v1.InstallMachineRequest\x1a#.bloomery.v1.InstallMachineResponse\x12Y\n" +
 	"\x0eReleaseMachine\x12\".bloomery.v1.ReleaseMachineRequest\x1a#.bloomery.v1.ReleaseMachineResponse\x12S\n" +
 	"\fPowerMachine\x12 .bloomery.v1.PowerMachineRequest\x1a!.bloomery.v1.PowerMachineResponse\x12P\n" +
 	"\vLockMachine\x12\x1f.bloomery.v1.LockMachineRequest\x1a .bloomery.v1.LockMachineResponse\x12V\n" +
-	"\rUnlockMachine\x12!.bloomery.v1.UnlockMachineRequest\x1a\".bloomery.v1.UnlockMachineResponseB%Z#bloomery/api/bloomery/v1;bloomeryv1b\x06proto3"
+	"\rUnlockMachine\x12!.bloomery.v1.UnlockMachineRequest\x1a\".bloomery.v1.UnlockMachineResponse\x12G\n" +
+	"\bSaveView\x12\x1c.bloomery.v1.SaveViewRequest\x1a\x1d.bloomery.v1.SaveViewResponse\x12J\n" +
+	"\tListViews\x12\x1d.bloomery.v1.ListViewsRequest\x1a\x1e.bloomery.v1.ListViewsResponse\x12M\n" +
+	"\n" +
+	"DeleteView\x12\x1e.bloomery.v1.DeleteViewRequest\x1a\x1f.bloomery.v1.DeleteViewResponseB%Z#bloomery/api/bloomery/v1;bloomeryv1b\x06proto3"
 
 var (
 	file_bloomery_v1_machine_proto_rawDescOnce sync.Once
@@ -1642,87 +3013,145 @@ func file_bloomery_v1_machine_proto_rawDescGZIP() []byte {
 	return file_bloomery_v1_machine_proto_rawDescData
 }
 
-var file_bloomery_v1_machine_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_bloomery_v1_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_bloomery_v1_machine_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_bloomery_v1_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_bloomery_v1_machine_proto_goTypes = []any{
-	(MachineStatus)(0),             // 0: bloomery.v1.MachineStatus
-	(PowerOperation)(0),            // 1: bloomery.v1.PowerOperation
-	(*Machine)(nil),                // 2: bloomery.v1.Machine
-	(*BMC)(nil),                    // 3: bloomery.v1.BMC
-	(*SwitchPort)(nil),             // 4: bloomery.v1.SwitchPort
-	(*Lock)(nil),                   // 5: bloomery.v1.Lock
-	(*FieldError)(nil),             // 6: bloomery.v1.FieldError
-	(*ListMachinesRequest)(nil),    // 7: bloomery.v1.ListMachinesRequest
-	(*ListMachinesResponse)(nil),   // 8: bloomery.v1.ListMachinesResponse
-	(*GetMachineRequest)(nil),      // 9: bloomery.v1.GetMachineRequest
-	(*GetMachineResponse)(nil),     // 10: bloomery.v1.GetMachineResponse
-	(*CreateMachineRequest)(nil),   // 11: bloomery.v1.CreateMachineRequest
-	(*CreateMachineResponse)(nil),  // 12: bloomery.v1.CreateMachineResponse
-	(*InspectMachineRequest)(nil),  // 13: bloomery.v1.InspectMachineRequest
-	(*InspectMachineResponse)(nil), // 14: bloomery.v1.InspectMachineResponse
-	(*InstallMachineRequest)(nil),  // 15: bloomery.v1.InstallMachineRequest
-	(*InstallMachineResponse)(nil), // 16: bloomery.v1.InstallMachineResponse
-	(*ReleaseMachineRequest)(nil),  // 17: bloomery.v1.ReleaseMachineRequest
-	(*ReleaseMachineResponse)(nil), // 18: bloomery.v1.ReleaseMachineResponse
-	(*PowerMachineRequest)(nil),    // 19: bloomery.v1.PowerMachineRequest
-	(*PowerMachineResponse)(nil),   // 20: bloomery.v1.PowerMachineResponse
-	(*LockMachineRequest)(nil),     // 21: bloomery.v1.LockMachineRequest
-	(*LockMachineResponse)(nil),    // 22: bloomery.v1.LockMachineResponse
-	(*UnlockMachineRequest)(nil),   // 23: bloomery.v1.UnlockMachineRequest
-	(*UnlockMachineResponse)(nil),  // 24: bloomery.v1.UnlockMachineResponse
-	nil,                            // 25: bloomery.v1.Machine.LabelsEntry
-	nil,                            // 26: bloomery.v1.ListMachinesRequest.LabelsEntry
-	(*structpb.Struct)(nil),        // 27: google.protobuf.Struct
-	(*timestamppb.Timestamp)(nil),  // 28: google.protobuf.Timestamp
-	(*Job)(nil),                    // 29: bloomery.v1.Job
-	(*InstallSpec)(nil),            // 30: bloomery.v1.InstallSpec
+	(MachineStatus)(0),              // 0: bloomery.v1.MachineStatus
+	(PowerOperation)(0),             // 1: bloomery.v1.PowerOperation
+	(InventoryChange_Kind)(0),       // 2: bloomery.v1.InventoryChange.Kind
+	(*Machine)(nil),                 // 3: bloomery.v1.Machine
+	(*BMC)(nil),                     // 4: bloomery.v1.BMC
+	(*SwitchPort)(nil),              // 5: bloomery.v1.SwitchPort
+	(*Lock)(nil),                    // 6: bloomery.v1.Lock
+	(*FieldError)(nil),              // 7: bloomery.v1.FieldError
+	(*MachineFilter)(nil),           // 8: bloomery.v1.MachineFilter
+	(*ListMachinesRequest)(nil),     // 9: bloomery.v1.ListMachinesRequest
+	(*ListMachinesResponse)(nil),    // 10: bloomery.v1.ListMachinesResponse
+	(*GetMachineRequest)(nil),       // 11: bloomery.v1.GetMachineRequest
+	(*GetMachineResponse)(nil),      // 12: bloomery.v1.GetMachineResponse
+	(*CreateMachineRequest)(nil),    // 13: bloomery.v1.CreateMachineRequest
+	(*CreateMachineResponse)(nil),   // 14: bloomery.v1.CreateMachineResponse
+	(*WatchMachinesRequest)(nil),    // 15: bloomery.v1.WatchMachinesRequest
+	(*WatchMachinesResponse)(nil),   // 16: bloomery.v1.WatchMachinesResponse
+	(*UpdateMachineRequest)(nil),    // 17: bloomery.v1.UpdateMachineRequest
+	(*UpdateMachineResponse)(nil),   // 18: bloomery.v1.UpdateMachineResponse
+	(*DeleteMachineRequest)(nil),    // 19: bloomery.v1.DeleteMachineRequest
+	(*DeleteMachineResponse)(nil),   // 20: bloomery.v1.DeleteMachineResponse
+	(*InventoryVersion)(nil),        // 21: bloomery.v1.InventoryVersion
+	(*ListInventoriesRequest)(nil),  // 22: bloomery.v1.ListInventoriesRequest
+	(*ListInventoriesResponse)(nil), // 23: bloomery.v1.ListInventoriesResponse
+	(*DiffInventoryRequest)(nil),    // 24: bloomery.v1.DiffInventoryRequest
+	(*InventoryChange)(nil),         // 25: bloomery.v1.InventoryChange
+	(*DiffInventoryResponse)(nil),   // 26: bloomery.v1.DiffInventoryResponse
+	(*View)(nil),                    // 27: bloomery.v1.View
+	(*SaveViewRequest)(nil),         // 28: bloomery.v1.SaveViewRequest
+	(*SaveViewResponse)(nil),        // 29: bloomery.v1.SaveViewResponse
+	(*ListViewsRequest)(nil),        // 30: bloomery.v1.ListViewsRequest
+	(*ListViewsResponse)(nil),       // 31: bloomery.v1.ListViewsResponse
+	(*DeleteViewRequest)(nil),       // 32: bloomery.v1.DeleteViewRequest
+	(*DeleteViewResponse)(nil),      // 33: bloomery.v1.DeleteViewResponse
+	(*InspectMachineRequest)(nil),   // 34: bloomery.v1.InspectMachineRequest
+	(*InspectMachineResponse)(nil),  // 35: bloomery.v1.InspectMachineResponse
+	(*InstallMachineRequest)(nil),   // 36: bloomery.v1.InstallMachineRequest
+	(*InstallMachineResponse)(nil),  // 37: bloomery.v1.InstallMachineResponse
+	(*ReleaseMachineRequest)(nil),   // 38: bloomery.v1.ReleaseMachineRequest
+	(*ReleaseMachineResponse)(nil),  // 39: bloomery.v1.ReleaseMachineResponse
+	(*PowerMachineRequest)(nil),     // 40: bloomery.v1.PowerMachineRequest
+	(*PowerMachineResponse)(nil),    // 41: bloomery.v1.PowerMachineResponse
+	(*LockMachineRequest)(nil),      // 42: bloomery.v1.LockMachineRequest
+	(*LockMachineResponse)(nil),     // 43: bloomery.v1.LockMachineResponse
+	(*UnlockMachineRequest)(nil),    // 44: bloomery.v1.UnlockMachineRequest
+	(*UnlockMachineResponse)(nil),   // 45: bloomery.v1.UnlockMachineResponse
+	nil,                             // 46: bloomery.v1.Machine.LabelsEntry
+	nil,                             // 47: bloomery.v1.MachineFilter.LabelsEntry
+	(*structpb.Struct)(nil),         // 48: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil),   // 49: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),   // 50: google.protobuf.FieldMask
+	(*Job)(nil),                     // 51: bloomery.v1.Job
+	(*InstallSpec)(nil),             // 52: bloomery.v1.InstallSpec
 }
 var file_bloomery_v1_machine_proto_depIdxs = []int32{
 	0,  // 0: bloomery.v1.Machine.status:type_name -> bloomery.v1.MachineStatus
-	3,  // 1: bloomery.v1.Machine.bmc:type_name -> bloomery.v1.BMC
-	4,  // 2: bloomery.v1.Machine.switch_port:type_name -> bloomery.v1.SwitchPort
-	25, // 3: bloomery.v1.Machine.labels:type_name -> bloomery.v1.Machine.LabelsEntry
-	5,  // 4: bloomery.v1.Machine.lock:type_name -> bloomery.v1.Lock
-	27, // 5: bloomery.v1.Machine.inventory:type_name -> google.protobuf.Struct
-	28, // 6: bloomery.v1.Machine.created_at:type_name -> google.protobuf.Timestamp
-	28, // 7: bloomery.v1.Machine.updated_at:type_name -> google.protobuf.Timestamp
-	28, // 8: bloomery.v1.Lock.since:type_name -> google.protobuf.Timestamp
-	0,  // 9: bloomery.v1.ListMachinesRequest.status:type_name -> bloomery.v1.MachineStatus
-	26, // 10: bloomery.v1.ListMachinesRequest.labels:type_name -> bloomery.v1.ListMachinesRequest.LabelsEntry
-	2,  // 11: bloomery.v1.ListMachinesResponse.machines:type_name -> bloomery.v1.Machine
-	2,  // 12: bloomery.v1.GetMachineResponse.machine:type_name -> bloomery.v1.Machine
-	2,  // 13: bloomery.v1.CreateMachineRequest.machine:type_name -> bloomery.v1.Machine
-	2,  // 14: bloomery.v1.CreateMachineResponse.machine:type_name -> bloomery.v1.Machine
-	29, // 15: bloomery.v1.InspectMachineResponse.job:type_name -> bloomery.v1.Job
-	30, // 16: bloomery.v1.InstallMachineRequest.spec:type_name -> bloomery.v1.InstallSpec
-	29, // 17: bloomery.v1.InstallMachineResponse.job:type_name -> bloomery.v1.Job
-	29, // 18: bloomery.v1.ReleaseMachineResponse.job:type_name -> bloomery.v1.Job
-	1,  // 19: bloomery.v1.PowerMachineRequest.operation:type_name -> bloomery.v1.PowerOperation
-	2,  // 20: bloomery.v1.LockMachineResponse.machine:type_name -> bloomery.v1.Machine
-	2,  // 21: bloomery.v1.UnlockMachineResponse.machine:type_name -> bloomery.v1.Machine
-	7,  // 22: bloomery.v1.MachineService.ListMachines:input_type -> bloomery.v1.ListMachinesRequest
-	9,  // 23: bloomery.v1.MachineService.GetMachine:input_type -> bloomery.v1.GetMachineRequest
-	11, // 24: bloomery.v1.MachineService.CreateMachine:input_type -> bloomery.v1.CreateMachineRequest
-	13, // 25: bloomery.v1.MachineService.InspectMachine:input_type -> bloomery.v1.InspectMachineRequest
-	15, // 26: bloomery.v1.MachineService.InstallMachine:input_type -> bloomery.v1.InstallMachineRequest
-	17, // 27: bloomery.v1.MachineService.ReleaseMachine:input_type -> bloomery.v1.ReleaseMachineRequest
-	19, // 28: bloomery.v1.MachineService.PowerMachine:input_type -> bloomery.v1.PowerMachineRequest
-	21, // 29: bloomery.v1.MachineService.LockMachine:input_type -> bloomery.v1.LockMachineRequest
-	23, // 30: bloomery.v1.MachineService.UnlockMachine:input_type -> bloomery.v1.UnlockMachineRequest
-	8,  // 31: bloomery.v1.MachineService.ListMachines:output_type -> bloomery.v1.ListMachinesResponse
-	10, // 32: bloomery.v1.MachineService.GetMachine:output_type -> bloomery.v1.GetMachineResponse
-	12, // 33: bloomery.v1.MachineService.CreateMachine:output_type -> bloomery.v1.CreateMachineResponse
-	14, // 34: bloomery.v1.MachineService.InspectMachine:output_type -> bloomery.v1.InspectMachineResponse
-	16, // 35: bloomery.v1.MachineService.InstallMachine:output_type -> bloomery.v1.InstallMachineResponse
-	18, // 36: bloomery.v1.MachineService.ReleaseMachine:output_type -> bloomery.v1.ReleaseMachineResponse
-	20, // 37: bloomery.v1.MachineService.PowerMachine:output_type -> bloomery.v1.PowerMachineResponse
-	22, // 38: bloomery.v1.MachineService.LockMachine:output_type -> bloomery.v1.LockMachineResponse
-	24, // 39: bloomery.v1.MachineService.UnlockMachine:output_type -> bloomery.v1.UnlockMachineResponse
-	31, // [31:40] is the sub-list for method output_type
-	22, // [22:31] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	4,  // 1: bloomery.v1.Machine.bmc:type_name -> bloomery.v1.BMC
+	5,  // 2: bloomery.v1.Machine.switch_port:type_name -> bloomery.v1.SwitchPort
+	46, // 3: bloomery.v1.Machine.labels:type_name -> bloomery.v1.Machine.LabelsEntry
+	6,  // 4: bloomery.v1.Machine.lock:type_name -> bloomery.v1.Lock
+	48, // 5: bloomery.v1.Machine.inventory:type_name -> google.protobuf.Struct
+	49, // 6: bloomery.v1.Machine.created_at:type_name -> google.protobuf.Timestamp
+	49, // 7: bloomery.v1.Machine.updated_at:type_name -> google.protobuf.Timestamp
+	49, // 8: bloomery.v1.Lock.since:type_name -> google.protobuf.Timestamp
+	0,  // 9: bloomery.v1.MachineFilter.statuses:type_name -> bloomery.v1.MachineStatus
+	47, // 10: bloomery.v1.MachineFilter.labels:type_name -> bloomery.v1.MachineFilter.LabelsEntry
+	8,  // 11: bloomery.v1.ListMachinesRequest.filter:type_name -> bloomery.v1.MachineFilter
+	3,  // 12: bloomery.v1.ListMachinesResponse.machines:type_name -> bloomery.v1.Machine
+	3,  // 13: bloomery.v1.GetMachineResponse.machine:type_name -> bloomery.v1.Machine
+	3,  // 14: bloomery.v1.CreateMachineRequest.machine:type_name -> bloomery.v1.Machine
+	3,  // 15: bloomery.v1.CreateMachineResponse.machine:type_name -> bloomery.v1.Machine
+	8,  // 16: bloomery.v1.WatchMachinesRequest.filter:type_name -> bloomery.v1.MachineFilter
+	3,  // 17: bloomery.v1.WatchMachinesResponse.machine:type_name -> bloomery.v1.Machine
+	3,  // 18: bloomery.v1.UpdateMachineRequest.machine:type_name -> bloomery.v1.Machine
+	50, // 19: bloomery.v1.UpdateMachineRequest.update_mask:type_name -> google.protobuf.FieldMask
+	3,  // 20: bloomery.v1.UpdateMachineResponse.machine:type_name -> bloomery.v1.Machine
+	49, // 21: bloomery.v1.InventoryVersion.taken_at:type_name -> google.protobuf.Timestamp
+	49, // 22: bloomery.v1.InventoryVersion.seen_at:type_name -> google.protobuf.Timestamp
+	48, // 23: bloomery.v1.InventoryVersion.inventory:type_name -> google.protobuf.Struct
+	21, // 24: bloomery.v1.ListInventoriesResponse.versions:type_name -> bloomery.v1.InventoryVersion
+	49, // 25: bloomery.v1.DiffInventoryRequest.from:type_name -> google.protobuf.Timestamp
+	49, // 26: bloomery.v1.DiffInventoryRequest.to:type_name -> google.protobuf.Timestamp
+	2,  // 27: bloomery.v1.InventoryChange.kind:type_name -> bloomery.v1.InventoryChange.Kind
+	49, // 28: bloomery.v1.DiffInventoryResponse.from:type_name -> google.protobuf.Timestamp
+	49, // 29: bloomery.v1.DiffInventoryResponse.to:type_name -> google.protobuf.Timestamp
+	25, // 30: bloomery.v1.DiffInventoryResponse.changes:type_name -> bloomery.v1.InventoryChange
+	8,  // 31: bloomery.v1.View.filter:type_name -> bloomery.v1.MachineFilter
+	27, // 32: bloomery.v1.SaveViewRequest.view:type_name -> bloomery.v1.View
+	27, // 33: bloomery.v1.SaveViewResponse.view:type_name -> bloomery.v1.View
+	27, // 34: bloomery.v1.ListViewsResponse.views:type_name -> bloomery.v1.View
+	51, // 35: bloomery.v1.InspectMachineResponse.job:type_name -> bloomery.v1.Job
+	52, // 36: bloomery.v1.InstallMachineRequest.spec:type_name -> bloomery.v1.InstallSpec
+	51, // 37: bloomery.v1.InstallMachineResponse.job:type_name -> bloomery.v1.Job
+	51, // 38: bloomery.v1.ReleaseMachineResponse.job:type_name -> bloomery.v1.Job
+	1,  // 39: bloomery.v1.PowerMachineRequest.operation:type_name -> bloomery.v1.PowerOperation
+	3,  // 40: bloomery.v1.LockMachineResponse.machine:type_name -> bloomery.v1.Machine
+	3,  // 41: bloomery.v1.UnlockMachineResponse.machine:type_name -> bloomery.v1.Machine
+	9,  // 42: bloomery.v1.MachineService.ListMachines:input_type -> bloomery.v1.ListMachinesRequest
+	11, // 43: bloomery.v1.MachineService.GetMachine:input_type -> bloomery.v1.GetMachineRequest
+	15, // 44: bloomery.v1.MachineService.WatchMachines:input_type -> bloomery.v1.WatchMachinesRequest
+	13, // 45: bloomery.v1.MachineService.CreateMachine:input_type -> bloomery.v1.CreateMachineRequest
+	17, // 46: bloomery.v1.MachineService.UpdateMachine:input_type -> bloomery.v1.UpdateMachineRequest
+	19, // 47: bloomery.v1.MachineService.DeleteMachine:input_type -> bloomery.v1.DeleteMachineRequest
+	22, // 48: bloomery.v1.MachineService.ListInventories:input_type -> bloomery.v1.ListInventoriesRequest
+	24, // 49: bloomery.v1.MachineService.DiffInventory:input_type -> bloomery.v1.DiffInventoryRequest
+	34, // 50: bloomery.v1.MachineService.InspectMachine:input_type -> bloomery.v1.InspectMachineRequest
+	36, // 51: bloomery.v1.MachineService.InstallMachine:input_type -> bloomery.v1.InstallMachineRequest
+	38, // 52: bloomery.v1.MachineService.ReleaseMachine:input_type -> bloomery.v1.ReleaseMachineRequest
+	40, // 53: bloomery.v1.MachineService.PowerMachine:input_type -> bloomery.v1.PowerMachineRequest
+	42, // 54: bloomery.v1.MachineService.LockMachine:input_type -> bloomery.v1.LockMachineRequest
+	44, // 55: bloomery.v1.MachineService.UnlockMachine:input_type -> bloomery.v1.UnlockMachineRequest
+	28, // 56: bloomery.v1.MachineService.SaveView:input_type -> bloomery.v1.SaveViewRequest
+	30, // 57: bloomery.v1.MachineService.ListViews:input_type -> bloomery.v1.ListViewsRequest
+	32, // 58: bloomery.v1.MachineService.DeleteView:input_type -> bloomery.v1.DeleteViewRequest
+	10, // 59: bloomery.v1.MachineService.ListMachines:output_type -> bloomery.v1.ListMachinesResponse
+	12, // 60: bloomery.v1.MachineService.GetMachine:output_type -> bloomery.v1.GetMachineResponse
+	16, // 61: bloomery.v1.MachineService.WatchMachines:output_type -> bloomery.v1.WatchMachinesResponse
+	14, // 62: bloomery.v1.MachineService.CreateMachine:output_type -> bloomery.v1.CreateMachineResponse
+	18, // 63: bloomery.v1.MachineService.UpdateMachine:output_type -> bloomery.v1.UpdateMachineResponse
+	20, // 64: bloomery.v1.MachineService.DeleteMachine:output_type -> bloomery.v1.DeleteMachineResponse
+	23, // 65: bloomery.v1.MachineService.ListInventories:output_type -> bloomery.v1.ListInventoriesResponse
+	26, // 66: bloomery.v1.MachineService.DiffInventory:output_type -> bloomery.v1.DiffInventoryResponse
+	35, // 67: bloomery.v1.MachineService.InspectMachine:output_type -> bloomery.v1.InspectMachineResponse
+	37, // 68: bloomery.v1.MachineService.InstallMachine:output_type -> bloomery.v1.InstallMachineResponse
+	39, // 69: bloomery.v1.MachineService.ReleaseMachine:output_type -> bloomery.v1.ReleaseMachineResponse
+	41, // 70: bloomery.v1.MachineService.PowerMachine:output_type -> bloomery.v1.PowerMachineResponse
+	43, // 71: bloomery.v1.MachineService.LockMachine:output_type -> bloomery.v1.LockMachineResponse
+	45, // 72: bloomery.v1.MachineService.UnlockMachine:output_type -> bloomery.v1.UnlockMachineResponse
+	29, // 73: bloomery.v1.MachineService.SaveView:output_type -> bloomery.v1.SaveViewResponse
+	31, // 74: bloomery.v1.MachineService.ListViews:output_type -> bloomery.v1.ListViewsResponse
+	33, // 75: bloomery.v1.MachineService.DeleteView:output_type -> bloomery.v1.DeleteViewResponse
+	59, // [59:76] is the sub-list for method output_type
+	42, // [42:59] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_bloomery_v1_machine_proto_init() }
@@ -1731,13 +3160,18 @@ func file_bloomery_v1_machine_proto_init() {
 		return
 	}
 	file_bloomery_v1_job_proto_init()
+	file_bloomery_v1_machine_proto_msgTypes[13].OneofWrappers = []any{
+		(*WatchMachinesResponse_Machine)(nil),
+		(*WatchMachinesResponse_Removed)(nil),
+		(*WatchMachinesResponse_Complete)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bloomery_v1_machine_proto_rawDesc), len(file_bloomery_v1_machine_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   25,
+			NumEnums:      3,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -38,6 +38,9 @@ const (
 	// EventServiceWatchEventsProcedure is the fully-qualified name of the EventService's WatchEvents
 	// RPC.
 	EventServiceWatchEventsProcedure = "/bloomery.v1.EventService/WatchEvents"
+	// EventServiceListEventTypesProcedure is the fully-qualified name of the EventService's
+	// ListEventTypes RPC.
+	EventServiceListEventTypesProcedure = "/bloomery.v1.EventService/ListEventTypes"
 )
 
 // EventServiceClient is a client for the bloomery.v1.EventService service.
@@ -46,6 +49,8 @@ type EventServiceClient interface {
 	ListEvents(context.Context, *connect.Request[v1.ListEventsRequest]) (*connect.Response[v1.ListEventsResponse], error)
 	// WatchEvents sends stored events after a sequence number, then new ones as they come. No gaps, no repeats.
 	WatchEvents(context.Context, *connect.Request[v1.WatchEventsRequest]) (*connect.ServerStreamForClient[v1.WatchEventsResponse], error)
+	// ListEventTypes returns every type of event with its data's fields.
+	ListEventTypes(context.Context, *connect.Request[v1.ListEventTypesRequest]) (*connect.Response[v1.ListEventTypesResponse], error)
 }
 
 // NewEventServiceClient constructs a client for the bloomery.v1.EventService service. By default,
@@ -71,13 +76,20 @@ func NewEventServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(eventServiceMethods.ByName("WatchEvents")),
 			connect.WithClientOptions(opts...),
 		),
+		listEventTypes: connect.NewClient[v1.ListEventTypesRequest, v1.ListEventTypesResponse](
+			httpClient,
+			baseURL+EventServiceListEventTypesProcedure,
+			connect.WithSchema(eventServiceMethods.ByName("ListEventTypes")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // eventServiceClient implements EventServiceClient.
 type eventServiceClient struct {
-	listEvents  *connect.Client[v1.ListEventsRequest, v1.ListEventsResponse]
-	watchEvents *connect.Client[v1.WatchEventsRequest, v1.WatchEventsResponse]
+	listEvents     *connect.Client[v1.ListEventsRequest, v1.ListEventsResponse]
+	watchEvents    *connect.Client[v1.WatchEventsRequest, v1.WatchEventsResponse]
+	listEventTypes *connect.Client[v1.ListEventTypesRequest, v1.ListEventTypesResponse]
 }
 
 // ListEvents calls bloomery.v1.EventService.ListEvents.
@@ -90,12 +102,19 @@ func (c *eventServiceClient) WatchEvents(ctx context.Context, req *connect.Reque
 	return c.watchEvents.CallServerStream(ctx, req)
 }
 
+// ListEventTypes calls bloomery.v1.EventService.ListEventTypes.
+func (c *eventServiceClient) ListEventTypes(ctx context.Context, req *connect.Request[v1.ListEventTypesRequest]) (*connect.Response[v1.ListEventTypesResponse], error) {
+	return c.listEventTypes.CallUnary(ctx, req)
+}
+
 // EventServiceHandler is an implementation of the bloomery.v1.EventService service.
 type EventServiceHandler interface {
 	// ListEvents returns events in the order in which they were stored.
 	ListEvents(context.Context, *connect.Request[v1.ListEventsRequest]) (*connect.Response[v1.ListEventsResponse], error)
 	// WatchEvents sends stored events after a sequence number, then new ones as they come. No gaps, no repeats.
 	WatchEvents(context.Context, *connect.Request[v1.WatchEventsRequest], *connect.ServerStream[v1.WatchEventsResponse]) error
+	// ListEventTypes returns every type of event with its data's fields.
+	ListEventTypes(context.Context, *connect.Request[v1.ListEventTypesRequest]) (*connect.Response[v1.ListEventTypesResponse], error)
 }
 
 // NewEventServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -117,12 +136,20 @@ func NewEventServiceHandler(svc EventServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(eventServiceMethods.ByName("WatchEvents")),
 		connect.WithHandlerOptions(opts...),
 	)
+	eventServiceListEventTypesHandler := connect.NewUnaryHandler(
+		EventServiceListEventTypesProcedure,
+		svc.ListEventTypes,
+		connect.WithSchema(eventServiceMethods.ByName("ListEventTypes")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/bloomery.v1.EventService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case EventServiceListEventsProcedure:
 			eventServiceListEventsHandler.ServeHTTP(w, r)
 		case EventServiceWatchEventsProcedure:
 			eventServiceWatchEventsHandler.ServeHTTP(w, r)
+		case EventServiceListEventTypesProcedure:
+			eventServiceListEventTypesHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -138,4 +165,8 @@ func (UnimplementedEventServiceHandler) ListEvents(context.Context, *connect.Req
 
 func (UnimplementedEventServiceHandler) WatchEvents(context.Context, *connect.Request[v1.WatchEventsRequest], *connect.ServerStream[v1.WatchEventsResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.EventService.WatchEvents is not implemented"))
+}
+
+func (UnimplementedEventServiceHandler) ListEventTypes(context.Context, *connect.Request[v1.ListEventTypesRequest]) (*connect.Response[v1.ListEventTypesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.EventService.ListEventTypes is not implemented"))
 }

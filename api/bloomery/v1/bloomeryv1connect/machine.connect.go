@@ -40,9 +40,24 @@ const (
 	// MachineServiceGetMachineProcedure is the fully-qualified name of the MachineService's GetMachine
 	// RPC.
 	MachineServiceGetMachineProcedure = "/bloomery.v1.MachineService/GetMachine"
+	// MachineServiceWatchMachinesProcedure is the fully-qualified name of the MachineService's
+	// WatchMachines RPC.
+	MachineServiceWatchMachinesProcedure = "/bloomery.v1.MachineService/WatchMachines"
 	// MachineServiceCreateMachineProcedure is the fully-qualified name of the MachineService's
 	// CreateMachine RPC.
 	MachineServiceCreateMachineProcedure = "/bloomery.v1.MachineService/CreateMachine"
+	// MachineServiceUpdateMachineProcedure is the fully-qualified name of the MachineService's
+	// UpdateMachine RPC.
+	MachineServiceUpdateMachineProcedure = "/bloomery.v1.MachineService/UpdateMachine"
+	// MachineServiceDeleteMachineProcedure is the fully-qualified name of the MachineService's
+	// DeleteMachine RPC.
+	MachineServiceDeleteMachineProcedure = "/bloomery.v1.MachineService/DeleteMachine"
+	// MachineServiceListInventoriesProcedure is the fully-qualified name of the MachineService's
+	// ListInventories RPC.
+	MachineServiceListInventoriesProcedure = "/bloomery.v1.MachineService/ListInventories"
+	// MachineServiceDiffInventoryProcedure is the fully-qualified name of the MachineService's
+	// DiffInventory RPC.
+	MachineServiceDiffInventoryProcedure = "/bloomery.v1.MachineService/DiffInventory"
 	// MachineServiceInspectMachineProcedure is the fully-qualified name of the MachineService's
 	// InspectMachine RPC.
 	MachineServiceInspectMachineProcedure = "/bloomery.v1.MachineService/InspectMachine"
@@ -61,16 +76,34 @@ const (
 	// MachineServiceUnlockMachineProcedure is the fully-qualified name of the MachineService's
 	// UnlockMachine RPC.
 	MachineServiceUnlockMachineProcedure = "/bloomery.v1.MachineService/UnlockMachine"
+	// MachineServiceSaveViewProcedure is the fully-qualified name of the MachineService's SaveView RPC.
+	MachineServiceSaveViewProcedure = "/bloomery.v1.MachineService/SaveView"
+	// MachineServiceListViewsProcedure is the fully-qualified name of the MachineService's ListViews
+	// RPC.
+	MachineServiceListViewsProcedure = "/bloomery.v1.MachineService/ListViews"
+	// MachineServiceDeleteViewProcedure is the fully-qualified name of the MachineService's DeleteView
+	// RPC.
+	MachineServiceDeleteViewProcedure = "/bloomery.v1.MachineService/DeleteView"
 )
 
 // MachineServiceClient is a client for the bloomery.v1.MachineService service.
 type MachineServiceClient interface {
-	// ListMachines returns machines sorted by name, a page at a time.
+	// ListMachines returns the machines that match a filter, in order, a page at a time.
 	ListMachines(context.Context, *connect.Request[v1.ListMachinesRequest]) (*connect.Response[v1.ListMachinesResponse], error)
 	// GetMachine returns one machine. NOT_FOUND when there is none of that name.
 	GetMachine(context.Context, *connect.Request[v1.GetMachineRequest]) (*connect.Response[v1.GetMachineResponse], error)
+	// WatchMachines sends every machine that matches, a marker, and then each one that changes, comes or goes.
+	WatchMachines(context.Context, *connect.Request[v1.WatchMachinesRequest]) (*connect.ServerStreamForClient[v1.WatchMachinesResponse], error)
 	// CreateMachine records a machine that stands in the rack: status discovered. ALREADY_EXISTS when its name, a MAC or its UUID is taken.
 	CreateMachine(context.Context, *connect.Request[v1.CreateMachineRequest]) (*connect.Response[v1.CreateMachineResponse], error)
+	// UpdateMachine changes the fields that the mask names. ABORTED when the record's revision is not the one that was given.
+	UpdateMachine(context.Context, *connect.Request[v1.UpdateMachineRequest]) (*connect.Response[v1.UpdateMachineResponse], error)
+	// DeleteMachine forgets a machine. FAILED_PRECONDITION while it is locked, a job drives it or it runs for a customer.
+	DeleteMachine(context.Context, *connect.Request[v1.DeleteMachineRequest]) (*connect.Response[v1.DeleteMachineResponse], error)
+	// ListInventories returns when a machine's inventory changed, newest first.
+	ListInventories(context.Context, *connect.Request[v1.ListInventoriesRequest]) (*connect.Response[v1.ListInventoriesResponse], error)
+	// DiffInventory compares two of a machine's inventories, by default the last two.
+	DiffInventory(context.Context, *connect.Request[v1.DiffInventoryRequest]) (*connect.Response[v1.DiffInventoryResponse], error)
 	// InspectMachine starts a job that inventories and checks a discovered or available machine; it ends available or faulty.
 	InspectMachine(context.Context, *connect.Request[v1.InspectMachineRequest]) (*connect.Response[v1.InspectMachineResponse], error)
 	// InstallMachine validates the whole request, then starts an install job.
@@ -83,6 +116,10 @@ type MachineServiceClient interface {
 	LockMachine(context.Context, *connect.Request[v1.LockMachineRequest]) (*connect.Response[v1.LockMachineResponse], error)
 	// UnlockMachine removes a team's lock.
 	UnlockMachine(context.Context, *connect.Request[v1.UnlockMachineRequest]) (*connect.Response[v1.UnlockMachineResponse], error)
+	// SaveView stores a named filter for everyone in the rack; a view of that name is replaced.
+	SaveView(context.Context, *connect.Request[v1.SaveViewRequest]) (*connect.Response[v1.SaveViewResponse], error)
+	ListViews(context.Context, *connect.Request[v1.ListViewsRequest]) (*connect.Response[v1.ListViewsResponse], error)
+	DeleteView(context.Context, *connect.Request[v1.DeleteViewRequest]) (*connect.Response[v1.DeleteViewResponse], error)
 }
 
 // NewMachineServiceClient constructs a client for the bloomery.v1.MachineService service. By
@@ -108,10 +145,40 @@ func NewMachineServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(machineServiceMethods.ByName("GetMachine")),
 			connect.WithClientOptions(opts...),
 		),
+		watchMachines: connect.NewClient[v1.WatchMachinesRequest, v1.WatchMachinesResponse](
+			httpClient,
+			baseURL+MachineServiceWatchMachinesProcedure,
+			connect.WithSchema(machineServiceMethods.ByName("WatchMachines")),
+			connect.WithClientOptions(opts...),
+		),
 		createMachine: connect.NewClient[v1.CreateMachineRequest, v1.CreateMachineResponse](
 			httpClient,
 			baseURL+MachineServiceCreateMachineProcedure,
 			connect.WithSchema(machineServiceMethods.ByName("CreateMachine")),
+			connect.WithClientOptions(opts...),
+		),
+		updateMachine: connect.NewClient[v1.UpdateMachineRequest, v1.UpdateMachineResponse](
+			httpClient,
+			baseURL+MachineServiceUpdateMachineProcedure,
+			connect.WithSchema(machineServiceMethods.ByName("UpdateMachine")),
+			connect.WithClientOptions(opts...),
+		),
+		deleteMachine: connect.NewClient[v1.DeleteMachineRequest, v1.DeleteMachineResponse](
+			httpClient,
+			baseURL+MachineServiceDeleteMachineProcedure,
+			connect.WithSchema(machineServiceMethods.ByName("DeleteMachine")),
+			connect.WithClientOptions(opts...),
+		),
+		listInventories: connect.NewClient[v1.ListInventoriesRequest, v1.ListInventoriesResponse](
+			httpClient,
+			baseURL+MachineServiceListInventoriesProcedure,
+			connect.WithSchema(machineServiceMethods.ByName("ListInventories")),
+			connect.WithClientOptions(opts...),
+		),
+		diffInventory: connect.NewClient[v1.DiffInventoryRequest, v1.DiffInventoryResponse](
+			httpClient,
+			baseURL+MachineServiceDiffInventoryProcedure,
+			connect.WithSchema(machineServiceMethods.ByName("DiffInventory")),
 			connect.WithClientOptions(opts...),
 		),
 		inspectMachine: connect.NewClient[v1.InspectMachineRequest, v1.InspectMachineResponse](
@@ -150,20 +217,46 @@ func NewMachineServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(machineServiceMethods.ByName("UnlockMachine")),
 			connect.WithClientOptions(opts...),
 		),
+		saveView: connect.NewClient[v1.SaveViewRequest, v1.SaveViewResponse](
+			httpClient,
+			baseURL+MachineServiceSaveViewProcedure,
+			connect.WithSchema(machineServiceMethods.ByName("SaveView")),
+			connect.WithClientOptions(opts...),
+		),
+		listViews: connect.NewClient[v1.ListViewsRequest, v1.ListViewsResponse](
+			httpClient,
+			baseURL+MachineServiceListViewsProcedure,
+			connect.WithSchema(machineServiceMethods.ByName("ListViews")),
+			connect.WithClientOptions(opts...),
+		),
+		deleteView: connect.NewClient[v1.DeleteViewRequest, v1.DeleteViewResponse](
+			httpClient,
+			baseURL+MachineServiceDeleteViewProcedure,
+			connect.WithSchema(machineServiceMethods.ByName("DeleteView")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // machineServiceClient implements MachineServiceClient.
 type machineServiceClient struct {
-	listMachines   *connect.Client[v1.ListMachinesRequest, v1.ListMachinesResponse]
-	getMachine     *connect.Client[v1.GetMachineRequest, v1.GetMachineResponse]
-	createMachine  *connect.Client[v1.CreateMachineRequest, v1.CreateMachineResponse]
-	inspectMachine *connect.Client[v1.InspectMachineRequest, v1.InspectMachineResponse]
-	installMachine *connect.Client[v1.InstallMachineRequest, v1.InstallMachineResponse]
-	releaseMachine *connect.Client[v1.ReleaseMachineRequest, v1.ReleaseMachineResponse]
-	powerMachine   *connect.Client[v1.PowerMachineRequest, v1.PowerMachineResponse]
-	lockMachine    *connect.Client[v1.LockMachineRequest, v1.LockMachineResponse]
-	unlockMachine  *connect.Client[v1.UnlockMachineRequest, v1.UnlockMachineResponse]
+	listMachines    *connect.Client[v1.ListMachinesRequest, v1.ListMachinesResponse]
+	getMachine      *connect.Client[v1.GetMachineRequest, v1.GetMachineResponse]
+	watchMachines   *connect.Client[v1.WatchMachinesRequest, v1.WatchMachinesResponse]
+	createMachine   *connect.Client[v1.CreateMachineRequest, v1.CreateMachineResponse]
+	updateMachine   *connect.Client[v1.UpdateMachineRequest, v1.UpdateMachineResponse]
+	deleteMachine   *connect.Client[v1.DeleteMachineRequest, v1.DeleteMachineResponse]
+	listInventories *connect.Client[v1.ListInventoriesRequest, v1.ListInventoriesResponse]
+	diffInventory   *connect.Client[v1.DiffInventoryRequest, v1.DiffInventoryResponse]
+	inspectMachine  *connect.Client[v1.InspectMachineRequest, v1.InspectMachineResponse]
+	installMachine  *connect.Client[v1.InstallMachineRequest, v1.InstallMachineResponse]
+	releaseMachine  *connect.Client[v1.ReleaseMachineRequest, v1.ReleaseMachineResponse]
+	powerMachine    *connect.Client[v1.PowerMachineRequest, v1.PowerMachineResponse]
+	lockMachine     *connect.Client[v1.LockMachineRequest, v1.LockMachineResponse]
+	unlockMachine   *connect.Client[v1.UnlockMachineRequest, v1.UnlockMachineResponse]
+	saveView        *connect.Client[v1.SaveViewRequest, v1.SaveViewResponse]
+	listViews       *connect.Client[v1.ListViewsRequest, v1.ListViewsResponse]
+	deleteView      *connect.Client[v1.DeleteViewRequest, v1.DeleteViewResponse]
 }
 
 // ListMachines calls bloomery.v1.MachineService.ListMachines.
@@ -176,9 +269,34 @@ func (c *machineServiceClient) GetMachine(ctx context.Context, req *connect.Requ
 	return c.getMachine.CallUnary(ctx, req)
 }
 
+// WatchMachines calls bloomery.v1.MachineService.WatchMachines.
+func (c *machineServiceClient) WatchMachines(ctx context.Context, req *connect.Request[v1.WatchMachinesRequest]) (*connect.ServerStreamForClient[v1.WatchMachinesResponse], error) {
+	return c.watchMachines.CallServerStream(ctx, req)
+}
+
 // CreateMachine calls bloomery.v1.MachineService.CreateMachine.
 func (c *machineServiceClient) CreateMachine(ctx context.Context, req *connect.Request[v1.CreateMachineRequest]) (*connect.Response[v1.CreateMachineResponse], error) {
 	return c.createMachine.CallUnary(ctx, req)
+}
+
+// UpdateMachine calls bloomery.v1.MachineService.UpdateMachine.
+func (c *machineServiceClient) UpdateMachine(ctx context.Context, req *connect.Request[v1.UpdateMachineRequest]) (*connect.Response[v1.UpdateMachineResponse], error) {
+	return c.updateMachine.CallUnary(ctx, req)
+}
+
+// DeleteMachine calls bloomery.v1.MachineService.DeleteMachine.
+func (c *machineServiceClient) DeleteMachine(ctx context.Context, req *connect.Request[v1.DeleteMachineRequest]) (*connect.Response[v1.DeleteMachineResponse], error) {
+	return c.deleteMachine.CallUnary(ctx, req)
+}
+
+// ListInventories calls bloomery.v1.MachineService.ListInventories.
+func (c *machineServiceClient) ListInventories(ctx context.Context, req *connect.Request[v1.ListInventoriesRequest]) (*connect.Response[v1.ListInventoriesResponse], error) {
+	return c.listInventories.CallUnary(ctx, req)
+}
+
+// DiffInventory calls bloomery.v1.MachineService.DiffInventory.
+func (c *machineServiceClient) DiffInventory(ctx context.Context, req *connect.Request[v1.DiffInventoryRequest]) (*connect.Response[v1.DiffInventoryResponse], error) {
+	return c.diffInventory.CallUnary(ctx, req)
 }
 
 // InspectMachine calls bloomery.v1.MachineService.InspectMachine.
@@ -211,14 +329,39 @@ func (c *machineServiceClient) UnlockMachine(ctx context.Context, req *connect.R
 	return c.unlockMachine.CallUnary(ctx, req)
 }
 
+// SaveView calls bloomery.v1.MachineService.SaveView.
+func (c *machineServiceClient) SaveView(ctx context.Context, req *connect.Request[v1.SaveViewRequest]) (*connect.Response[v1.SaveViewResponse], error) {
+	return c.saveView.CallUnary(ctx, req)
+}
+
+// ListViews calls bloomery.v1.MachineService.ListViews.
+func (c *machineServiceClient) ListViews(ctx context.Context, req *connect.Request[v1.ListViewsRequest]) (*connect.Response[v1.ListViewsResponse], error) {
+	return c.listViews.CallUnary(ctx, req)
+}
+
+// DeleteView calls bloomery.v1.MachineService.DeleteView.
+func (c *machineServiceClient) DeleteView(ctx context.Context, req *connect.Request[v1.DeleteViewRequest]) (*connect.Response[v1.DeleteViewResponse], error) {
+	return c.deleteView.CallUnary(ctx, req)
+}
+
 // MachineServiceHandler is an implementation of the bloomery.v1.MachineService service.
 type MachineServiceHandler interface {
-	// ListMachines returns machines sorted by name, a page at a time.
+	// ListMachines returns the machines that match a filter, in order, a page at a time.
 	ListMachines(context.Context, *connect.Request[v1.ListMachinesRequest]) (*connect.Response[v1.ListMachinesResponse], error)
 	// GetMachine returns one machine. NOT_FOUND when there is none of that name.
 	GetMachine(context.Context, *connect.Request[v1.GetMachineRequest]) (*connect.Response[v1.GetMachineResponse], error)
+	// WatchMachines sends every machine that matches, a marker, and then each one that changes, comes or goes.
+	WatchMachines(context.Context, *connect.Request[v1.WatchMachinesRequest], *connect.ServerStream[v1.WatchMachinesResponse]) error
 	// CreateMachine records a machine that stands in the rack: status discovered. ALREADY_EXISTS when its name, a MAC or its UUID is taken.
 	CreateMachine(context.Context, *connect.Request[v1.CreateMachineRequest]) (*connect.Response[v1.CreateMachineResponse], error)
+	// UpdateMachine changes the fields that the mask names. ABORTED when the record's revision is not the one that was given.
+	UpdateMachine(context.Context, *connect.Request[v1.UpdateMachineRequest]) (*connect.Response[v1.UpdateMachineResponse], error)
+	// DeleteMachine forgets a machine. FAILED_PRECONDITION while it is locked, a job drives it or it runs for a customer.
+	DeleteMachine(context.Context, *connect.Request[v1.DeleteMachineRequest]) (*connect.Response[v1.DeleteMachineResponse], error)
+	// ListInventories returns when a machine's inventory changed, newest first.
+	ListInventories(context.Context, *connect.Request[v1.ListInventoriesRequest]) (*connect.Response[v1.ListInventoriesResponse], error)
+	// DiffInventory compares two of a machine's inventories, by default the last two.
+	DiffInventory(context.Context, *connect.Request[v1.DiffInventoryRequest]) (*connect.Response[v1.DiffInventoryResponse], error)
 	// InspectMachine starts a job that inventories and checks a discovered or available machine; it ends available or faulty.
 	InspectMachine(context.Context, *connect.Request[v1.InspectMachineRequest]) (*connect.Response[v1.InspectMachineResponse], error)
 	// InstallMachine validates the whole request, then starts an install job.
@@ -231,6 +374,10 @@ type MachineServiceHandler interface {
 	LockMachine(context.Context, *connect.Request[v1.LockMachineRequest]) (*connect.Response[v1.LockMachineResponse], error)
 	// UnlockMachine removes a team's lock.
 	UnlockMachine(context.Context, *connect.Request[v1.UnlockMachineRequest]) (*connect.Response[v1.UnlockMachineResponse], error)
+	// SaveView stores a named filter for everyone in the rack; a view of that name is replaced.
+	SaveView(context.Context, *connect.Request[v1.SaveViewRequest]) (*connect.Response[v1.SaveViewResponse], error)
+	ListViews(context.Context, *connect.Request[v1.ListViewsRequest]) (*connect.Response[v1.ListViewsResponse], error)
+	DeleteView(context.Context, *connect.Request[v1.DeleteViewRequest]) (*connect.Response[v1.DeleteViewResponse], error)
 }
 
 // NewMachineServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -252,10 +399,40 @@ func NewMachineServiceHandler(svc MachineServiceHandler, opts ...connect.Handler
 		connect.WithSchema(machineServiceMethods.ByName("GetMachine")),
 		connect.WithHandlerOptions(opts...),
 	)
+	machineServiceWatchMachinesHandler := connect.NewServerStreamHandler(
+		MachineServiceWatchMachinesProcedure,
+		svc.WatchMachines,
+		connect.WithSchema(machineServiceMethods.ByName("WatchMachines")),
+		connect.WithHandlerOptions(opts...),
+	)
 	machineServiceCreateMachineHandler := connect.NewUnaryHandler(
 		MachineServiceCreateMachineProcedure,
 		svc.CreateMachine,
 		connect.WithSchema(machineServiceMethods.ByName("CreateMachine")),
+		connect.WithHandlerOptions(opts...),
+	)
+	machineServiceUpdateMachineHandler := connect.NewUnaryHandler(
+		MachineServiceUpdateMachineProcedure,
+		svc.UpdateMachine,
+		connect.WithSchema(machineServiceMethods.ByName("UpdateMachine")),
+		connect.WithHandlerOptions(opts...),
+	)
+	machineServiceDeleteMachineHandler := connect.NewUnaryHandler(
+		MachineServiceDeleteMachineProcedure,
+		svc.DeleteMachine,
+		connect.WithSchema(machineServiceMethods.ByName("DeleteMachine")),
+		connect.WithHandlerOptions(opts...),
+	)
+	machineServiceListInventoriesHandler := connect.NewUnaryHandler(
+		MachineServiceListInventoriesProcedure,
+		svc.ListInventories,
+		connect.WithSchema(machineServiceMethods.ByName("ListInventories")),
+		connect.WithHandlerOptions(opts...),
+	)
+	machineServiceDiffInventoryHandler := connect.NewUnaryHandler(
+		MachineServiceDiffInventoryProcedure,
+		svc.DiffInventory,
+		connect.WithSchema(machineServiceMethods.ByName("DiffInventory")),
 		connect.WithHandlerOptions(opts...),
 	)
 	machineServiceInspectMachineHandler := connect.NewUnaryHandler(
@@ -294,14 +471,42 @@ func NewMachineServiceHandler(svc MachineServiceHandler, opts ...connect.Handler
 		connect.WithSchema(machineServiceMethods.ByName("UnlockMachine")),
 		connect.WithHandlerOptions(opts...),
 	)
+	machineServiceSaveViewHandler := connect.NewUnaryHandler(
+		MachineServiceSaveViewProcedure,
+		svc.SaveView,
+		connect.WithSchema(machineServiceMethods.ByName("SaveView")),
+		connect.WithHandlerOptions(opts...),
+	)
+	machineServiceListViewsHandler := connect.NewUnaryHandler(
+		MachineServiceListViewsProcedure,
+		svc.ListViews,
+		connect.WithSchema(machineServiceMethods.ByName("ListViews")),
+		connect.WithHandlerOptions(opts...),
+	)
+	machineServiceDeleteViewHandler := connect.NewUnaryHandler(
+		MachineServiceDeleteViewProcedure,
+		svc.DeleteView,
+		connect.WithSchema(machineServiceMethods.ByName("DeleteView")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/bloomery.v1.MachineService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case MachineServiceListMachinesProcedure:
 			machineServiceListMachinesHandler.ServeHTTP(w, r)
 		case MachineServiceGetMachineProcedure:
 			machineServiceGetMachineHandler.ServeHTTP(w, r)
+		case MachineServiceWatchMachinesProcedure:
+			machineServiceWatchMachinesHandler.ServeHTTP(w, r)
 		case MachineServiceCreateMachineProcedure:
 			machineServiceCreateMachineHandler.ServeHTTP(w, r)
+		case MachineServiceUpdateMachineProcedure:
+			machineServiceUpdateMachineHandler.ServeHTTP(w, r)
+		case MachineServiceDeleteMachineProcedure:
+			machineServiceDeleteMachineHandler.ServeHTTP(w, r)
+		case MachineServiceListInventoriesProcedure:
+			machineServiceListInventoriesHandler.ServeHTTP(w, r)
+		case MachineServiceDiffInventoryProcedure:
+			machineServiceDiffInventoryHandler.ServeHTTP(w, r)
 		case MachineServiceInspectMachineProcedure:
 			machineServiceInspectMachineHandler.ServeHTTP(w, r)
 		case MachineServiceInstallMachineProcedure:
@@ -314,6 +519,12 @@ func NewMachineServiceHandler(svc MachineServiceHandler, opts ...connect.Handler
 			machineServiceLockMachineHandler.ServeHTTP(w, r)
 		case MachineServiceUnlockMachineProcedure:
 			machineServiceUnlockMachineHandler.ServeHTTP(w, r)
+		case MachineServiceSaveViewProcedure:
+			machineServiceSaveViewHandler.ServeHTTP(w, r)
+		case MachineServiceListViewsProcedure:
+			machineServiceListViewsHandler.ServeHTTP(w, r)
+		case MachineServiceDeleteViewProcedure:
+			machineServiceDeleteViewHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -331,8 +542,28 @@ func (UnimplementedMachineServiceHandler) GetMachine(context.Context, *connect.R
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.MachineService.GetMachine is not implemented"))
 }
 
+func (UnimplementedMachineServiceHandler) WatchMachines(context.Context, *connect.Request[v1.WatchMachinesRequest], *connect.ServerStream[v1.WatchMachinesResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.MachineService.WatchMachines is not implemented"))
+}
+
 func (UnimplementedMachineServiceHandler) CreateMachine(context.Context, *connect.Request[v1.CreateMachineRequest]) (*connect.Response[v1.CreateMachineResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.MachineService.CreateMachine is not implemented"))
+}
+
+func (UnimplementedMachineServiceHandler) UpdateMachine(context.Context, *connect.Request[v1.UpdateMachineRequest]) (*connect.Response[v1.UpdateMachineResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.MachineService.UpdateMachine is not implemented"))
+}
+
+func (UnimplementedMachineServiceHandler) DeleteMachine(context.Context, *connect.Request[v1.DeleteMachineRequest]) (*connect.Response[v1.DeleteMachineResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.MachineService.DeleteMachine is not implemented"))
+}
+
+func (UnimplementedMachineServiceHandler) ListInventories(context.Context, *connect.Request[v1.ListInventoriesRequest]) (*connect.Response[v1.ListInventoriesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.MachineService.ListInventories is not implemented"))
+}
+
+func (UnimplementedMachineServiceHandler) DiffInventory(context.Context, *connect.Request[v1.DiffInventoryRequest]) (*connect.Response[v1.DiffInventoryResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.MachineService.DiffInventory is not implemented"))
 }
 
 func (UnimplementedMachineServiceHandler) InspectMachine(context.Context, *connect.Request[v1.InspectMachineRequest]) (*connect.Response[v1.InspectMachineResponse], error) {
@@ -357,4 +588,16 @@ func (UnimplementedMachineServiceHandler) LockMachine(context.Context, *connect.
 
 func (UnimplementedMachineServiceHandler) UnlockMachine(context.Context, *connect.Request[v1.UnlockMachineRequest]) (*connect.Response[v1.UnlockMachineResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.MachineService.UnlockMachine is not implemented"))
+}
+
+func (UnimplementedMachineServiceHandler) SaveView(context.Context, *connect.Request[v1.SaveViewRequest]) (*connect.Response[v1.SaveViewResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.MachineService.SaveView is not implemented"))
+}
+
+func (UnimplementedMachineServiceHandler) ListViews(context.Context, *connect.Request[v1.ListViewsRequest]) (*connect.Response[v1.ListViewsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.MachineService.ListViews is not implemented"))
+}
+
+func (UnimplementedMachineServiceHandler) DeleteView(context.Context, *connect.Request[v1.DeleteViewRequest]) (*connect.Response[v1.DeleteViewResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.MachineService.DeleteView is not implemented"))
 }

@@ -1,0 +1,20 @@
+CREATE TABLE nodes (
+  name TEXT PRIMARY KEY,
+  address TEXT NOT NULL UNIQUE,
+  joined INTEGER NOT NULL,
+  body BLOB NOT NULL
+);
+CREATE TABLE join_tokens (
+  hash BLOB PRIMARY KEY,
+  node TEXT NOT NULL,
+  created INTEGER NOT NULL,
+  expires INTEGER NOT NULL,
+  created_by TEXT NOT NULL
+);
+CREATE TABLE duties (
+  name TEXT PRIMARY KEY,
+  owner TEXT NOT NULL,
+  epoch INTEGER NOT NULL,
+  beat INTEGER NOT NULL
+);
+ALTER TABLE jobs ADD COLUMN beat INTEGER NOT NULL DEFAULT 0;
