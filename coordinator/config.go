@@ -40,6 +40,9 @@ type Config struct {
 	Networks   []Network
 	Switches   []Switch
 	Timing     Timing
+	// Now is the wall clock by which the coordinator decides and dates; nil means time.Now. Pauses, timeouts and leases go by the monotonic clock
+	// and do not ask it. No configuration file sets it: a test that lets a coordinator's clock jump does.
+	Now func() time.Time
 }
 
 // Listen says where the coordinator listens; an empty address is off.

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"google.golang.org/protobuf/types/known/structpb"
 
@@ -49,6 +50,9 @@ func New(config Config, deps Deps) (*Coordinator, error) {
 	owner, err := randomHex(8)
 	if err != nil {
 		return nil, err
+	}
+	if config.Now == nil {
+		config.Now = time.Now
 	}
 	return &Coordinator{Deps: deps, config: config, hub: newHub(), limits: newLimits(), owner: owner}, nil
 }

@@ -32,7 +32,7 @@ func (d directory) Lookup(ctx context.Context, mac net.HardwareAddr) (netboot.Ho
 		if err != nil {
 			return err
 		}
-		host.Known, host.Machine, host.Wish = true, m.GetName(), wish(m, boot, time.Now())
+		host.Known, host.Machine, host.Wish = true, m.GetName(), wish(m, boot, d.c.config.Now())
 		host.Address, err = r.Lease(mac.String())
 		return err
 	})
@@ -88,7 +88,8 @@ func (c *Coordinator) mayBoot(ctx context.Context, from netip.Addr) (machine str
 		if err != nil {
 			return err
 		}
-		machine, ok = name, boot.Open(time.Now()) && wish(m, boot, time.Now()) == netboot.WishAgent
+		now := c.config.Now()
+		machine, ok = name, boot.Open(now) && wish(m, boot, now) == netboot.WishAgent
 		return nil
 	})
 	if err != nil && !errors.Is(err, store.ErrNotFound) {

@@ -229,7 +229,7 @@ func (d *driver) checkPower(ctx context.Context, m *bloomeryv1.Machine) {
 		d.world.PowerOn, err = b.PowerStatus(ctx)
 		return err
 	})
-	d.world.PowerAt, d.world.PowerError = time.Now(), ""
+	d.world.PowerAt, d.world.PowerError = d.c.config.Now(), ""
 	if err != nil {
 		d.world.PowerError = err.Error()
 		d.c.Logger.Warn("look at a machine's power", "machine", m.GetName(), "job", d.fence.JobID, "error", err)
@@ -237,7 +237,7 @@ func (d *driver) checkPower(ctx context.Context, m *bloomeryv1.Machine) {
 }
 
 func (d *driver) probeSSH(ctx context.Context, m *bloomeryv1.Machine) {
-	d.world.SSHAt = time.Now()
+	d.world.SSHAt = d.c.config.Now()
 	prefix, err := netip.ParsePrefix(m.GetAddress())
 	if err != nil {
 		return

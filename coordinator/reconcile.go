@@ -95,7 +95,7 @@ func (c *Coordinator) driveJob(parent context.Context, id string) error {
 		if err != nil {
 			return err
 		}
-		pause := min(time.Until(until), c.config.Timing.Tick)
+		pause := min(until.Sub(c.config.Now()), c.config.Timing.Tick)
 		if pause <= 0 {
 			continue
 		}
@@ -154,7 +154,7 @@ func (d *driver) turn(ctx context.Context) (until time.Time, ended bool, err err
 		return until, false, err
 	}
 	d.world.Timing = d.c.config.Timing
-	now := time.Now()
+	now := d.c.config.Now()
 	actions := Next(m, j, d.world, now)
 	if len(actions) == 0 {
 		return until, true, nil

@@ -48,7 +48,7 @@ func Run(ctx context.Context, config Config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, imageStore.Close()) }()
-	db, err := store.Open(ctx, store.Options{Dir: filepath.Join(config.Data, "dqlite"), SecretFile: filepath.Join(config.Data, "secret.key"), Logger: log})
+	db, err := store.Open(ctx, store.Options{Dir: filepath.Join(config.Data, "dqlite"), SecretFile: filepath.Join(config.Data, "secret.key"), Now: config.Now, Logger: log})
 	if err != nil {
 		return fmt.Errorf("open the store: %w", err)
 	}
@@ -118,7 +118,9 @@ func (c *Coordinator) serve(ctx context.Context) error {
 			}
 		})
 	}
-	part("API", func() error { return serve(ctx, server(c.Handler(), c.Authority.ServerTLS(), c.Logger), api) })
+	tls := c.Authority.ServerTLS()
+	tls.Time = c.config.Now
+	part("API", func() error { return serve(ctx, server(c.Handler(), tls, c.Logger), api) })
 	if len(phoneHome) > 0 {
 		part("phone-home", func() error { return serve(ctx, phoneHomeServer(c.PhoneHome(), c.Logger), phoneHome) })
 	}

@@ -38,7 +38,9 @@ type Options struct {
 	Dir string
 	// SecretFile holds the key that encrypts BMC passwords, mode 0600; it is made when it is not there.
 	SecretFile string
-	Logger     *slog.Logger
+	// Now dates what is stored; nil means time.Now.
+	Now    func() time.Time
+	Logger *slog.Logger
 }
 
 // Store is an open database. Its methods may be called from several goroutines.
@@ -46,6 +48,7 @@ type Store struct {
 	write, read *sql.DB
 	stop        func() error
 	sealer      *sealer
+	now         func() time.Time
 	log         *slog.Logger
 }
 
@@ -59,7 +62,10 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{write: write, read: read, stop: stop, sealer: seal, log: o.Logger}
+	s := &Store{write: write, read: read, stop: stop, sealer: seal, now: o.Now, log: o.Logger}
+	if s.now == nil {
+		s.now = time.Now
+	}
 	if err := migrate(ctx, write); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -129,7 +135,7 @@ func (s *Store) Update(ctx context.Context, f func(*Tx) error) error {
 				return nil
 			}
 		}
-		t := &Tx{Reader: Reader{ctx: ctx, q: tx, sealer: s.sealer}, tx: tx, now: time.Now()}
+		t := &Tx{Reader: Reader{ctx: ctx, q: tx, sealer: s.sealer}, tx: tx, now: s.now()}
 		if err := f(t); err != nil {
 			return err
 		}
