@@ -25,6 +25,9 @@ const (
 	QuarantineNetwork   = "quarantine"
 )
 
+// DefaultNode names a coordinator whose configuration gives it no name.
+const DefaultNode = "coordinator-1"
+
 // maxConfig bounds a configuration file, in bytes.
 const maxConfig = 1 << 20
 
@@ -32,7 +35,11 @@ const maxConfig = 1 << 20
 type Config struct {
 	// Data is where the coordinator keeps its database, images and secrets; PKI is the rack's keys.
 	Data, PKI string
-	Listen    Listen
+	// Node is this coordinator's name in the rack.
+	Node string
+	// Cluster is where the other coordinators reach this one's database; the zero value makes a rack of one coordinator.
+	Cluster netip.AddrPort
+	Listen  Listen
 	// Provisioning is nil when this coordinator does not netboot machines.
 	Provisioning *Provisioning
 	// AgentImage is the folder of the files that machines boot.
@@ -108,8 +115,12 @@ func DefaultTiming() Timing {
 
 // fileConfig is the file as it is written.
 type fileConfig struct {
-	Data         string `yaml:"data"`
-	PKI          string `yaml:"pki"`
+	Data    string `yaml:"data"`
+	PKI     string `yaml:"pki"`
+	Node    string `yaml:"node"`
+	Cluster struct {
+		Address string `yaml:"address"`
+	} `yaml:"cluster"`
 	Listen       Listen `yaml:"listen"`
 	Provisioning *struct {
 		Interface string `yaml:"interface"`
@@ -168,6 +179,9 @@ func ParseConfig(data []byte) (Config, error) {
 	if c.PKI == "" {
 		c.PKI = filepath.Join(c.Data, "pki")
 	}
+	if err := c.setNode(raw); err != nil {
+		return Config{}, err
+	}
 	if len(c.Listen.API) == 0 {
 		return Config{}, errors.New("listen.api: name at least one address")
 	}
@@ -194,6 +208,25 @@ func ParseConfig(data []byte) (Config, error) {
 		return Config{}, fmt.Errorf("switches: %w", err)
 	}
 	return c, nil
+}
+
+func (c *Config) setNode(raw fileConfig) error {
+	c.Node = raw.Node
+	if c.Node == "" {
+		c.Node = DefaultNode
+	}
+	if err := pki.ValidName(c.Node); err != nil {
+		return fmt.Errorf("node: %w", err)
+	}
+	if raw.Cluster.Address == "" {
+		return nil
+	}
+	address, err := netip.ParseAddrPort(raw.Cluster.Address)
+	if err != nil || address.Addr().IsUnspecified() || address.Port() == 0 || address.Addr().Zone() != "" {
+		return fmt.Errorf("cluster.address: %q: want the IP address and port at which the other coordinators reach this one", raw.Cluster.Address)
+	}
+	c.Cluster = netip.AddrPortFrom(address.Addr().Unmap(), address.Port())
+	return nil
 }
 
 func checkListen(address string, unix bool) error {

@@ -21,8 +21,18 @@ switches: [{name: tor1, driver: gnmi, address: "10.65.0.1:9339"}]
 func TestParseConfig(t *testing.T) {
 	c, err := ParseConfig([]byte(goodConfig))
 	must(t, err)
-	if c.PKI != "/var/lib/bloomery/pki" || len(c.Networks) != 2 || c.Provisioning == nil {
+	if c.PKI != "/var/lib/bloomery/pki" || c.Node != DefaultNode || c.Cluster.IsValid() || len(c.Networks) != 2 || c.Provisioning == nil {
 		t.Errorf("got %+v", c)
+	}
+	c, err = ParseConfig([]byte(goodConfig + "node: c2\ncluster: {address: \"[::ffff:10.64.0.2]:8444\"}\n"))
+	must(t, err)
+	if c.Node != "c2" || c.Cluster.String() != "10.64.0.2:8444" {
+		t.Errorf("node %q at %v", c.Node, c.Cluster)
+	}
+	for _, bad := range []string{goodConfig + "node: C2\n", goodConfig + "cluster: {address: \"0.0.0.0:8444\"}\n", goodConfig + "cluster: {address: \"c1:8444\"}\n"} {
+		if _, err := ParseConfig([]byte(bad)); err == nil {
+			t.Errorf("accepted %q", bad)
+		}
 	}
 	for _, bad := range []string{"", "data: x", goodConfig + "colour: red\n", goodConfig + "---\ndata: /x\n"} {
 		if _, err := ParseConfig([]byte(bad)); err == nil {

@@ -82,6 +82,7 @@ The coordinator needs neither the operator's key nor image.key: move them to whe
 	flags.StringVar(&dir, "dir", "", "folder for the keys; made with mode 0700")
 	flags.StringVar(&options.Name, "name", "", "rack's name")
 	flags.StringSliceVar(&options.ServerAddresses, "server-address", nil, "address or DNS name of a coordinator; may be repeated")
+	flags.StringVar(&options.Node, "node", "", "first coordinator's name, as \"node\" in its configuration (default coordinator-1)")
 	flags.StringVar(&options.OperatorName, "operator", "admin", "name of the first operator")
 	flags.StringVar(&socket, "socket", "", "coordinator's unix socket, when operators work on its host")
 	return cmd

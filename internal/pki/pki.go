@@ -34,6 +34,9 @@ const (
 // ServerName is a DNS name that every coordinator's certificate carries; clients that dial a unix socket ask for it.
 const ServerName = "coordinator"
 
+// defaultNode names the first coordinator when nobody does, as the coordinator's configuration has it.
+const defaultNode = "coordinator-1"
+
 // Organizations by which certificates tell their role.
 const (
 	OperatorOrganization = "bloomery:operators"
@@ -57,6 +60,8 @@ var ErrExists = errors.New("a rack's keys are already there")
 type InitOptions struct {
 	// Name of the rack: lower-case letters, digits and hyphens.
 	Name string
+	// Node is the first coordinator's name; coordinator-1 when empty.
+	Node string
 	// ServerAddresses are the IP addresses and DNS names at which coordinators are reached.
 	ServerAddresses []string
 	// OperatorName is the common name of the first operator; files operator-NAME.crt and .key.
@@ -76,6 +81,12 @@ func InitRack(dir string, o InitOptions) error {
 	}
 	if err := ValidName(o.OperatorName); err != nil {
 		return fmt.Errorf("operator name: %w", err)
+	}
+	if o.Node == "" {
+		o.Node = defaultNode
+	}
+	if err := ValidName(o.Node); err != nil {
+		return fmt.Errorf("coordinator's name: %w", err)
 	}
 	if len(o.ServerAddresses) == 0 || len(o.ServerAddresses) > maxServerNames {
 		return fmt.Errorf("server addresses: %d given, want 1 to %d", len(o.ServerAddresses), maxServerNames)
@@ -103,7 +114,7 @@ func InitRack(dir string, o InitOptions) error {
 	if err != nil {
 		return fmt.Errorf("make the agents' CA: %w", err)
 	}
-	server, err := issue(serverTemplate(o.Name, o.ServerAddresses, now), root)
+	server, err := issue(serverTemplate(o.Node, o.ServerAddresses, now), root)
 	if err != nil {
 		return fmt.Errorf("make the coordinator's certificate: %w", err)
 	}
