@@ -41,6 +41,7 @@ type Coordinator struct {
 	config Config
 	hub    *hub
 	limits *limits
+	types  eventTypes
 	// owner names this process in the rows of the jobs that it drives.
 	owner string
 }
@@ -54,8 +55,11 @@ func New(config Config, deps Deps) (*Coordinator, error) {
 	if config.Now == nil {
 		config.Now = time.Now
 	}
-	return &Coordinator{Deps: deps, config: config, hub: newHub(), limits: newLimits(), owner: owner}, nil
+	return &Coordinator{Deps: deps, config: config, hub: newHub(), limits: newLimits(), types: newEventTypes(), owner: owner}, nil
 }
+
+// undeclaredEvent is logged when an event was stored that the table does not know: it is kept, and somebody has to add it there.
+const undeclaredEvent = "an event is not as EventTypes declares it"
 
 // change is a transaction that remembers whom to wake.
 type change struct {
@@ -81,6 +85,9 @@ func (c *Coordinator) update(ctx context.Context, f func(*change) error) error {
 			level = slog.LevelWarn
 		case bloomeryv1.Severity_SEVERITY_ERROR:
 			level = slog.LevelError
+		}
+		if err := c.types.undeclared(e); err != nil {
+			c.Logger.Error(undeclaredEvent, "error", err)
 		}
 		c.Logger.Log(ctx, level, e.GetMessage(), "event", e.GetType(), "machine", e.GetMachine(), "job", e.GetJobId(), "step", e.GetStepId())
 	}

@@ -74,3 +74,16 @@ func (c *Coordinator) WatchEvents(ctx context.Context, r *connect.Request[bloome
 		}
 	}
 }
+
+// ListEventTypes implements bloomery.v1.EventService.
+func (c *Coordinator) ListEventTypes(context.Context, *connect.Request[bloomeryv1.ListEventTypesRequest]) (*connect.Response[bloomeryv1.ListEventTypesResponse], error) {
+	response := &bloomeryv1.ListEventTypesResponse{}
+	for _, t := range EventTypes() {
+		message := &bloomeryv1.EventType{Type: t.Type, Severity: t.Severity, Description: t.Description, Open: t.Open}
+		for _, f := range t.Fields {
+			message.Fields = append(message.Fields, &bloomeryv1.EventField{Name: f.Name, Kind: f.Kind, Description: f.Description})
+		}
+		response.Types = append(response.Types, message)
+	}
+	return connect.NewResponse(response), nil
+}

@@ -8,6 +8,7 @@ import (
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	bloomeryv1 "bloomery/api/bloomery/v1"
 	"bloomery/coordinator/store"
@@ -56,6 +57,7 @@ func TestInstallAndRelease(t *testing.T) {
 			}
 		}
 	}
+	validateStored(t, r)
 	machine, err := op.machines.GetMachine(t.Context(), connect.NewRequest(&bloomeryv1.GetMachineRequest{Name: "m1"}))
 	must(t, err)
 	if machine.Msg.GetMachine().GetBmc().GetPassword() != "" {
@@ -175,7 +177,11 @@ func TestBrokenDiskCondemnsTheMachine(t *testing.T) {
 	r.createMachine(op)
 	r.setAct(func(_ *agent, s *bloomeryv1.Step) *bloomeryv1.StepFinished {
 		if s.GetCheckDisks() != nil {
-			return &bloomeryv1.StepFinished{Error: "disk DISK-A reports critical warnings", ErrorReason: "DISK_FAILING", MachineFaulty: true}
+			result, err := structpb.NewStruct(map[string]any{"verdict": "fail", "results": []any{map[string]any{"verdict": "fail"}, map[string]any{"verdict": "pass"}}})
+			if err != nil {
+				t.Error(err)
+			}
+			return &bloomeryv1.StepFinished{Error: "disk DISK-A reports critical warnings", ErrorReason: "DISK_FAILING", MachineFaulty: true, Result: result}
 		}
 		return &bloomeryv1.StepFinished{Ok: true}
 	})
@@ -191,6 +197,11 @@ func TestBrokenDiskCondemnsTheMachine(t *testing.T) {
 	}
 	if m := r.m1(); m.GetStatus() != faulty || m.GetFaultCode() != "DISK_FAILING" {
 		t.Errorf("machine: %v", m)
+	}
+	verdicts, err := r.c.events(t.Context(), store.EventFilter{TypePrefix: "check.verdict", Limit: 10})
+	must(t, err)
+	if len(verdicts) != 1 || verdicts[0].GetSeverity() != bloomeryv1.Severity_SEVERITY_ERROR || verdicts[0].GetData().AsMap()["failed"] != 1.0 || verdicts[0].GetMachine() != "m1" {
+		t.Errorf("verdicts: %v", verdicts)
 	}
 }
 

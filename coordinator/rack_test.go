@@ -137,14 +137,35 @@ func (r *rack) addImage(name string, size int64, key images.PrivateKey) {
 	must(r.t, up.Commit())
 }
 
+// testLogger is quiet unless the tests are verbose. It fails the test when an event was stored that is not in EventTypes.
+func testLogger(t testing.TB) *slog.Logger {
+	var to slog.Handler = slog.NewTextHandler(io.Discard, nil)
+	if testing.Verbose() {
+		to = slog.NewTextHandler(t.Output(), nil)
+	}
+	return slog.New(declaredOnly{to, t})
+}
+
+type declaredOnly struct {
+	slog.Handler
+	t testing.TB
+}
+
+func (h declaredOnly) Handle(ctx context.Context, r slog.Record) error {
+	if r.Message == undeclaredEvent {
+		r.Attrs(func(a slog.Attr) bool {
+			h.t.Errorf("%s: %s", undeclaredEvent, a.Value)
+			return true
+		})
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
 // start begins a coordinator's life on what an earlier one left.
 func (r *rack) start() {
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	if testing.Verbose() {
-		log = slog.New(slog.NewTextHandler(r.t.Output(), nil))
-	}
+	log := testLogger(r.t)
 	var err error
 	r.db, err = store.Open(ctx, store.Options{Dir: filepath.Join(r.dir, "dqlite"), SecretFile: filepath.Join(r.dir, "secret.key"), Logger: log})
 	must(r.t, err)

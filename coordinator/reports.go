@@ -227,6 +227,9 @@ func (s *reportStore) progress(e *bloomeryv1.Event, step *bloomeryv1.Step, p *bl
 
 func (s *reportStore) finished(e *bloomeryv1.Event, j *store.Job, step *bloomeryv1.Step, f *bloomeryv1.StepFinished, key string) error {
 	step.Result = f.GetResult()
+	if err := s.verdict(e, step, f.GetResult()); err != nil {
+		return err
+	}
 	m, err := s.ch.Machine(s.machine)
 	if err != nil {
 		return err
@@ -257,6 +260,29 @@ func (s *reportStore) finished(e *bloomeryv1.Event, j *store.Job, step *bloomery
 	e.Type, e.Severity = "step.failed", bloomeryv1.Severity_SEVERITY_ERROR
 	e.Message = fmt.Sprintf("step %s failed: %s", stepName(step), step.GetError())
 	return s.ch.noteKeyed(e, map[string]any{"step": stepName(step), "reason": step.GetErrorReason(), "machine_faulty": f.GetMachineFaulty()}, key)
+}
+
+// verdict notes what a check found; the result itself stays in the step.
+func (s *reportStore) verdict(e *bloomeryv1.Event, step *bloomeryv1.Step, result *structpb.Struct) error {
+	verdict := clip(result.GetFields()["verdict"].GetStringValue())
+	if step.GetCheckDisks() == nil || verdict == "" {
+		return nil
+	}
+	results, failed := result.GetFields()["results"].GetListValue().GetValues(), 0
+	for _, r := range results {
+		if r.GetStructValue().GetFields()["verdict"].GetStringValue() == "fail" {
+			failed++
+		}
+	}
+	found := &bloomeryv1.Event{Type: "check.verdict", Time: e.GetTime(), Machine: e.GetMachine(), JobId: e.GetJobId(), StepId: e.GetStepId(),
+		Message: fmt.Sprintf("step %s of machine %s: %s, %d of %d failed", stepName(step), s.machine, verdict, failed, len(results))}
+	switch verdict {
+	case "warn":
+		found.Severity = bloomeryv1.Severity_SEVERITY_WARNING
+	case "fail":
+		found.Severity = bloomeryv1.Severity_SEVERITY_ERROR
+	}
+	return s.ch.note(found, map[string]any{"step": stepName(step), "verdict": verdict, "results": len(results), "failed": failed})
 }
 
 // bounded keeps an event's data small; what is too large is left out and said so.

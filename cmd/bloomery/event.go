@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -18,7 +19,7 @@ import (
 const eventTime = "2006-01-02T15:04:05.000Z"
 
 func newEventCommand(set *settings) *cobra.Command {
-	return group("event", "Read what happened in the rack", newEventList(set), newEventWatch(set))
+	return group("event", "Read what happened in the rack", newEventList(set), newEventWatch(set), newEventTypes(set))
 }
 
 // eventFlags are the filter of list and watch.
@@ -121,6 +122,35 @@ func newEventWatch(set *settings) *cobra.Command {
 	}
 	f.register(cmd)
 	return cmd
+}
+
+func newEventTypes(set *settings) *cobra.Command {
+	return &cobra.Command{
+		Use:     "types",
+		Short:   "List the types of events that the coordinator records, with their data's fields",
+		Example: `  bloomery event types -o json`,
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := set.connect()
+			if err != nil {
+				return err
+			}
+			answer, err := ask(cmd.Context(), c.events.ListEventTypes, &bloomeryv1.ListEventTypesRequest{})
+			if err != nil {
+				return err
+			}
+			return set.printMessage(cmd.OutOrStdout(), answer, func(w io.Writer) {
+				row(w, "TYPE", "SEVERITY", "FIELDS", "MEANING")
+				for _, t := range answer.GetTypes() {
+					var fields []string
+					for _, f := range t.GetFields() {
+						fields = append(fields, f.GetName())
+					}
+					row(w, t.GetType(), enumWord("SEVERITY_", t.GetSeverity()), strings.Join(fields, ","), t.GetDescription())
+				}
+			})
+		},
+	}
 }
 
 // watchEvents prints until the context ends, which is no error.

@@ -214,6 +214,13 @@ func fakeEvent(sequence int64) *bloomeryv1.Event {
 	return &bloomeryv1.Event{Sequence: sequence, Time: timestamppb.New(time.Date(2026, 1, 31, 12, 0, int(sequence), 0, time.UTC)), Type: "power.on", Machine: "node1", Message: fmt.Sprintf("event %d", sequence)}
 }
 
+func (f *fakeCoordinator) ListEventTypes(context.Context, *connect.Request[bloomeryv1.ListEventTypesRequest]) (*connect.Response[bloomeryv1.ListEventTypesResponse], error) {
+	return connect.NewResponse(&bloomeryv1.ListEventTypesResponse{Types: []*bloomeryv1.EventType{{
+		Type: "power.on", Severity: bloomeryv1.Severity_SEVERITY_INFO, Description: "A machine was switched on.",
+		Fields: []*bloomeryv1.EventField{{Name: "by", Kind: "string"}, {Name: "try", Kind: "number"}},
+	}}}), nil
+}
+
 func (f *fakeCoordinator) ListEvents(_ context.Context, r *connect.Request[bloomeryv1.ListEventsRequest]) (*connect.Response[bloomeryv1.ListEventsResponse], error) {
 	answer := &bloomeryv1.ListEventsResponse{}
 	for sequence := r.Msg.GetAfter() + 1; sequence <= 4; sequence++ {

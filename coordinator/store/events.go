@@ -36,13 +36,13 @@ func (t *Tx) AppendEvent(e *bloomeryv1.Event, key string) error {
 			return fmt.Errorf("encode an event: %w", err)
 		}
 	}
-	return t.exec("INSERT INTO events (time, type, severity, machine, job_id, step_id, message, data, key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-		nanos(at), e.GetType(), int64(e.GetSeverity()), e.GetMachine(), e.GetJobId(), e.GetStepId(), e.GetMessage(), data, nullable(key))
+	return t.exec("INSERT INTO events (time, type, severity, machine, job_id, step_id, message, data, key, actor, source) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+		nanos(at), e.GetType(), int64(e.GetSeverity()), e.GetMachine(), e.GetJobId(), e.GetStepId(), e.GetMessage(), data, nullable(key), e.GetActor(), e.GetSource())
 }
 
 // Events reads events in the order in which they were stored.
 func (r *Reader) Events(f EventFilter) ([]*bloomeryv1.Event, error) {
-	rows, err := r.q.QueryContext(r.ctx, `SELECT sequence, time, type, severity, machine, job_id, step_id, message, data FROM events
+	rows, err := r.q.QueryContext(r.ctx, `SELECT sequence, time, type, severity, machine, job_id, step_id, message, data, actor, source FROM events
 WHERE sequence > ? AND (? = '' OR machine = ?) AND (? = '' OR job_id = ?) AND (? = '' OR substr(type, 1, ?) = ?) AND time >= ? ORDER BY sequence LIMIT ?`,
 		f.After, f.Machine, f.Machine, f.JobID, f.JobID, f.TypePrefix, len(f.TypePrefix), f.TypePrefix, nanos(f.Since), f.Limit)
 	if err != nil {
@@ -52,7 +52,7 @@ WHERE sequence > ? AND (? = '' OR machine = ?) AND (? = '' OR job_id = ?) AND (?
 		e := &bloomeryv1.Event{}
 		var at, severity int64
 		var data []byte
-		if err := rows.Scan(&e.Sequence, &at, &e.Type, &severity, &e.Machine, &e.JobId, &e.StepId, &e.Message, &data); err != nil {
+		if err := rows.Scan(&e.Sequence, &at, &e.Type, &severity, &e.Machine, &e.JobId, &e.StepId, &e.Message, &data, &e.Actor, &e.Source); err != nil {
 			return nil, err
 		}
 		e.Time, e.Severity = timestamppb.New(fromNanos(at)), bloomeryv1.Severity(severity)

@@ -83,10 +83,13 @@ func (Severity) EnumDescriptor() ([]byte, []int) {
 type EventType struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// For example machine.status.
-	Type          string        `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
-	Severity      Severity      `protobuf:"varint,2,opt,name=severity,proto3,enum=bloomery.v1.Severity" json:"severity,omitempty"`
-	Description   string        `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
+	Type string `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	// The usual severity; an event may have another.
+	Severity    Severity `protobuf:"varint,2,opt,name=severity,proto3,enum=bloomery.v1.Severity" json:"severity,omitempty"`
+	Description string   `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
+	// A field may be missing from an event's data; none comes besides unless open is set.
 	Fields        []*EventField `protobuf:"bytes,4,rep,name=fields,proto3" json:"fields,omitempty"`
+	Open          bool          `protobuf:"varint,5,opt,name=open,proto3" json:"open,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -147,6 +150,13 @@ func (x *EventType) GetFields() []*EventField {
 		return x.Fields
 	}
 	return nil
+}
+
+func (x *EventType) GetOpen() bool {
+	if x != nil {
+		return x.Open
+	}
+	return false
 }
 
 // EventField is one field of an event's data.
@@ -704,12 +714,13 @@ var File_bloomery_v1_event_proto protoreflect.FileDescriptor
 
 const file_bloomery_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x17bloomery/v1/event.proto\x12\vbloomery.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa5\x01\n" +
+	"\x17bloomery/v1/event.proto\x12\vbloomery.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb9\x01\n" +
 	"\tEventType\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x121\n" +
 	"\bseverity\x18\x02 \x01(\x0e2\x15.bloomery.v1.SeverityR\bseverity\x12 \n" +
 	"\vdescription\x18\x03 \x01(\tR\vdescription\x12/\n" +
-	"\x06fields\x18\x04 \x03(\v2\x17.bloomery.v1.EventFieldR\x06fields\"V\n" +
+	"\x06fields\x18\x04 \x03(\v2\x17.bloomery.v1.EventFieldR\x06fields\x12\x12\n" +
+	"\x04open\x18\x05 \x01(\bR\x04open\"V\n" +
 	"\n" +
 	"EventField\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +

@@ -1,0 +1,150 @@
+package coordinator
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"google.golang.org/protobuf/types/known/structpb"
+
+	bloomeryv1 "bloomery/api/bloomery/v1"
+)
+
+// Kinds of an event's fields, as JSON knows them.
+const (
+	kindString = "string"
+	kindNumber = "number"
+	kindBool   = "bool"
+	kindObject = "object"
+	kindList   = "list"
+)
+
+// EventType says what events of a type mean and which fields their data may have; a field may be missing, none may come besides.
+type EventType struct {
+	Type string
+	// Severity is the usual one.
+	Severity    bloomeryv1.Severity
+	Description string
+	Fields      []EventField
+	// Open says that the data may have other fields too.
+	Open bool
+}
+
+// EventField is one field of an event's data.
+type EventField struct{ Name, Kind, Description string }
+
+// EventTypes is the table of everything that the coordinator records, sorted by type. Docs and schema are generated from it;
+// an event that is not in it fails the tests.
+func EventTypes() []EventType {
+	const (
+		info     = bloomeryv1.Severity_SEVERITY_INFO
+		warning  = bloomeryv1.Severity_SEVERITY_WARNING
+		failure  = bloomeryv1.Severity_SEVERITY_ERROR
+		security = bloomeryv1.Severity_SEVERITY_SECURITY
+	)
+	step := EventField{"step", kindString, "the step's kind, for example write_image"}
+	reason := EventField{"reason", kindString, "stable word for why, empty if it went well"}
+	from := EventField{"from", kindString, "address of the caller"}
+	refused := []EventField{from, {"role", kindString, "role of the caller's certificate; none without one"}, {"name", kindString, "name in the caller's certificate"}}
+	boot := func(more ...EventField) []EventField {
+		return append([]EventField{{"server", kindString, "dhcp, tftp or http"}, {"reason", kindString, "why, in words"}}, more...)
+	}
+	mac := EventField{"mac", kindString, "MAC address that asked"}
+	return []EventType{
+		{Type: "agent.enrolled", Severity: info, Description: "An agent got its certificate for this boot.", Fields: []EventField{
+			from, {"boot_id", kindString, "the boot"}, {"agent_version", kindString, "version of the agent"}, {"seconds", kindNumber, "from power-on to here"}}},
+		{Type: "agent.log", Severity: info, Open: true, Description: "An agent's own words; the data is the agent's, at most 4 KiB.", Fields: []EventField{
+			{"dropped_bytes", kindNumber, "size of data that was too large and is not here"}}},
+		{Type: "agent.phase", Severity: info, Description: "A phase of the agent's boot sequence ended.", Fields: []EventField{
+			{"phase", kindString, "name of the phase"}, {"ok", kindBool, "whether it succeeded"}, {"seconds", kindNumber, "how long it took"}}},
+		{Type: "boot.expected", Severity: info, Description: "A machine may boot the agent from now on."},
+		{Type: "check.verdict", Severity: info, Description: "A check of a machine's hardware gave its verdict: pass is information, warn a warning, fail an error. The measurements are in the step's result.", Fields: []EventField{
+			step, {"verdict", kindString, "pass, warn, fail or skipped"}, {"results", kindNumber, "components that were checked"}, {"failed", kindNumber, "of these, how many failed"}}},
+		{Type: "image.added", Severity: info, Description: "An image was added to the store.", Fields: []EventField{{"image", kindString, "its name"}}},
+		{Type: "image.removed", Severity: info, Description: "An image was removed from the store.", Fields: []EventField{{"image", kindString, "its name"}}},
+		{Type: "job.cancel_requested", Severity: info, Description: "Somebody asked to cancel a job."},
+		{Type: "job.cancelled", Severity: warning, Description: "A job was cancelled; its machine was switched off.", Fields: []EventField{reason}},
+		{Type: "job.created", Severity: info, Description: "A job was asked for and its steps are stored.", Fields: []EventField{
+			{"kind", kindString, "inspection, install or release"}, {"steps", kindNumber, "how many steps it has"}}},
+		{Type: "job.done", Severity: info, Description: "A job did all that it was asked for.", Fields: []EventField{reason}},
+		{Type: "job.failed", Severity: failure, Description: "A job failed; its machine was switched off.", Fields: []EventField{reason}},
+		{Type: "machine.created", Severity: info, Description: "A machine was recorded."},
+		{Type: "machine.locked", Severity: info, Description: "A team locked a machine: it takes no job."},
+		{Type: "machine.reboot", Severity: warning, Description: "A machine whose agent was lost is booted into the agent again.", Fields: []EventField{
+			{"boot", kindNumber, "how often the job has powered the machine into the agent"}}},
+		{Type: "machine.status", Severity: info, Description: "A machine's status changed.", Fields: []EventField{
+			{"from", kindString, "status before"}, {"to", kindString, "status now"}, {"event", kindString, "what moved it, see lifecycle.md"}}},
+		{Type: "machine.unlocked", Severity: info, Description: "A machine's lock was taken off."},
+		{Type: "netboot.offered", Severity: info, Description: "A machine's firmware was offered an address and the agent.", Fields: boot(mac, EventField{"address", kindString, "the address"})},
+		{Type: "netboot.refused", Severity: warning, Description: "A known machine's firmware asked to netboot and got no answer.", Fields: boot(mac)},
+		{Type: "netboot.served", Severity: info, Description: "A machine fetched a boot file whole.", Fields: boot(
+			EventField{"file", kindString, "its name"}, EventField{"bytes", kindNumber, "its size"}, EventField{"seconds", kindNumber, "how long it took"})},
+		{Type: "port.moved", Severity: info, Description: "A machine's switch port was moved to another network.", Fields: []EventField{
+			{"from", kindString, "network before"}, {"to", kindString, "network now"}}},
+		{Type: "power.error", Severity: warning, Description: "A machine could not be switched off after its job."},
+		{Type: "power.off", Severity: info, Description: "A machine was switched off."},
+		{Type: "power.on", Severity: info, Description: "A machine was switched on."},
+		{Type: "power.reset", Severity: info, Description: "Somebody reset a machine."},
+		{Type: "security.boot_refused", Severity: security, Description: "A boot file was asked for from an address that may have none.", Fields: boot(from)},
+		{Type: "security.call_refused", Severity: security, Description: "A call was made that the caller's certificate does not allow.", Fields: refused},
+		{Type: "security.certificate_refused", Severity: security, Description: "A certificate claimed a role that it was not issued for.", Fields: refused},
+		{Type: "security.enrolment_refused", Severity: security, Description: "Something that was not expected asked for an agent's certificate.", Fields: refused},
+		{Type: "security.image_refused", Severity: security, Description: "An image was asked for by somebody who may not read it.", Fields: refused},
+		{Type: "security.phone_home_refused", Severity: security, Description: "A phone-home call came with a wrong token or from a wrong address.", Fields: refused},
+		{Type: "security.report_refused", Severity: security, Description: "An agent reported on another machine's job.", Fields: refused},
+		{Type: "step.begun", Severity: info, Description: "The agent says that it has begun a step.", Fields: []EventField{step}},
+		{Type: "step.done", Severity: info, Description: "A step succeeded.", Fields: []EventField{step, {"seconds", kindNumber, "from its first start to its end"}}},
+		{Type: "step.failed", Severity: failure, Description: "A step failed.", Fields: []EventField{step, reason, {"machine_faulty", kindBool, "whether it condemns the machine"}}},
+		{Type: "step.progress", Severity: info, Description: "A step passed another tenth of its work.", Fields: []EventField{
+			step, {"percent", kindNumber, "0 to 100"}, {"done_bytes", kindNumber, "bytes of its work that are done"}, {"total_bytes", kindNumber, "bytes of all its work"}, {"bytes_per_second", kindNumber, "its speed"}}},
+		{Type: "step.stale_report", Severity: warning, Description: "A report on a step that does not run in this boot; it changed nothing."},
+		{Type: "step.started", Severity: info, Description: "A step was given out, or the coordinator began it.", Fields: []EventField{step, {"attempt", kindNumber, "1 for the first time"}}},
+		{Type: "system.phoned_home", Severity: info, Description: "The installed system reported that it runs.", Fields: []EventField{from}},
+	}
+}
+
+// eventTypes is the table by type.
+type eventTypes map[string]EventType
+
+func newEventTypes() eventTypes {
+	all := eventTypes{}
+	for _, t := range EventTypes() {
+		all[t.Type] = t
+	}
+	return all
+}
+
+// undeclared says what of an event is not in the table.
+func (all eventTypes) undeclared(e *bloomeryv1.Event) error {
+	t, ok := all[e.GetType()]
+	if !ok {
+		return fmt.Errorf("event type %q is not in EventTypes", e.GetType())
+	}
+	var wrong []error
+	for name, value := range e.GetData().GetFields() {
+		i := slices.IndexFunc(t.Fields, func(f EventField) bool { return f.Name == name })
+		switch {
+		case i < 0 && !t.Open:
+			wrong = append(wrong, fmt.Errorf("event type %s has no field %q in EventTypes", t.Type, name))
+		case i >= 0 && kindOf(value) != t.Fields[i].Kind:
+			wrong = append(wrong, fmt.Errorf("event type %s: field %q is a %s, EventTypes says %s", t.Type, name, kindOf(value), t.Fields[i].Kind))
+		}
+	}
+	return errors.Join(wrong...)
+}
+
+func kindOf(v *structpb.Value) string {
+	switch v.GetKind().(type) {
+	case *structpb.Value_StringValue:
+		return kindString
+	case *structpb.Value_NumberValue:
+		return kindNumber
+	case *structpb.Value_BoolValue:
+		return kindBool
+	case *structpb.Value_ListValue:
+		return kindList
+	case *structpb.Value_StructValue:
+		return kindObject
+	}
+	return "null"
+}
