@@ -1,11 +1,11 @@
 package cloudinit
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"net/url"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -106,44 +106,57 @@ func NetworkV2(mac net.HardwareAddr, address netip.Prefix, gateway netip.Addr, d
 
 // VendorOptions are the provider's other settings, all of which a customer's user-data may override.
 type VendorOptions struct {
-	// PhoneHomeTries is how often the call is tried; 0 means 10.
-	PhoneHomeTries int
 	// RootGrown spares cloud-init the search for space that the root filesystem has already taken.
 	RootGrown bool
 }
 
-// VendorData renders the provider's cloud-config: the installed system posts its instance id, host name and SSH host key to phoneHomeURL
-// as a form (cloud-init's phone_home module, at the end of the first boot). An empty URL leaves the call out.
-func VendorData(phoneHomeURL string, o VendorOptions) ([]byte, error) {
-	type phoneHome struct {
-		URL   string   `yaml:"url"`
-		Post  []string `yaml:"post"`
-		Tries int      `yaml:"tries"`
-	}
+// VendorData renders the provider's vendor-data: settings, and a script by which the installed system tells one of phoneHomeURLs that it
+// runs, with an empty POST. Without URLs there is no script. Either part may be empty, and so may all of it.
+func VendorData(phoneHomeURLs []string, o VendorOptions) ([]byte, error) {
 	type growpart struct {
 		Mode string `yaml:"mode"`
 	}
 	var config struct {
-		PhoneHome    *phoneHome `yaml:"phone_home,omitempty"`
-		Growpart     *growpart  `yaml:"growpart,omitempty"`
-		ResizeRootfs *bool      `yaml:"resize_rootfs,omitempty"`
-	}
-	if phoneHomeURL != "" {
-		u, err := url.Parse(phoneHomeURL)
-		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
-			return nil, errors.New("phone-home URL must be an http or https URL with a host")
-		}
-		tries := o.PhoneHomeTries
-		if tries == 0 {
-			tries = 10
-		}
-		config.PhoneHome = &phoneHome{URL: phoneHomeURL, Post: []string{"instance_id", "hostname", "pub_key_ed25519"}, Tries: tries}
+		Growpart     *growpart `yaml:"growpart,omitempty"`
+		ResizeRootfs *bool     `yaml:"resize_rootfs,omitempty"`
 	}
 	if o.RootGrown {
 		off := false
 		config.Growpart, config.ResizeRootfs = &growpart{Mode: "off"}, &off
 	}
-	return render("vendor-data", config, headerCloudConfig+"\n")
+	settings, err := render("vendor-data", config, headerCloudConfig+"\n")
+	if err != nil || len(phoneHomeURLs) == 0 {
+		return settings, err
+	}
+	script, err := phoneHomeScript(phoneHomeURLs)
+	if err != nil {
+		return nil, err
+	}
+	return multipartOf([]mimePart{{"text/cloud-config", "settings", settings}, {"text/x-shellscript", "bloomery-phone-home", []byte(script)}})
+}
+
+// mimePart is a part of a multipart message, as cloud-init tells them apart.
+type mimePart struct {
+	contentType, name string
+	body              []byte
+}
+
+// multipartOf joins parts as RFC 2046, section 5.1.3, has it. The boundary is fixed, so that the same parts give the same bytes; a part that
+// held it would be cut, so that is an error.
+func multipartOf(parts []mimePart) ([]byte, error) {
+	const boundary = "==bloomery=="
+	var out bytes.Buffer
+	fmt.Fprintf(&out, "Content-Type: multipart/mixed; boundary=\"%s\"\nMIME-Version: 1.0\n\n", boundary)
+	for _, p := range parts {
+		if bytes.Contains(p.body, []byte(boundary)) {
+			return nil, fmt.Errorf("render vendor-data: part %s holds the boundary %s", p.name, boundary)
+		}
+		fmt.Fprintf(&out, "--%s\nContent-Type: %s; charset=\"utf-8\"\nMIME-Version: 1.0\nContent-Transfer-Encoding: 8bit\nContent-Disposition: attachment; filename=\"%s\"\n\n", boundary, p.contentType, p.name)
+		out.Write(p.body)
+		out.WriteByte('\n')
+	}
+	fmt.Fprintf(&out, "--%s--\n", boundary)
+	return out.Bytes(), nil
 }
 
 func render(name string, value any, header string) ([]byte, error) {

@@ -32,14 +32,14 @@ func TestRender(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	vendor, err := VendorData("http://10.77.0.1/phone-home/token", VendorOptions{RootGrown: true})
+	vendor, err := VendorData(nil, VendorOptions{RootGrown: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
 		"instance-id: job-1\nlocal-hostname: web1\npublic-keys:\n    - 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA me: \"quoted\"'\n",
 		"version: 2\nethernets:\n    primary:\n        match:\n            macaddress: \"52:54:00:00:00:01\"\n        set-name: eth0\n        dhcp4: false\n        dhcp6: false\n        accept-ra: false\n        addresses:\n            - 10.77.0.100/24\n        routes:\n            - to: 0.0.0.0/0\n              via: 10.77.0.1\n        nameservers:\n            addresses:\n                - 10.77.0.1\n",
-		"#cloud-config\nphone_home:\n    url: http://10.77.0.1/phone-home/token\n    post:\n        - instance_id\n        - hostname\n        - pub_key_ed25519\n    tries: 10\ngrowpart:\n    mode: \"off\"\nresize_rootfs: false\n",
+		"#cloud-config\ngrowpart:\n    mode: \"off\"\nresize_rootfs: false\n",
 	}
 	if diff := cmp.Diff(want, []string{string(meta), string(network), string(vendor)}); diff != "" {
 		t.Error(diff)
@@ -62,7 +62,9 @@ func TestRenderRefuses(t *testing.T) {
 		"no address":      func() ([]byte, error) { return NetworkV2(mac, netip.Prefix{}, netip.Addr{}, nil) },
 		"gateway outside": func() ([]byte, error) { return NetworkV2(mac, address, netip.MustParseAddr("10.78.0.1"), nil) },
 		"empty DNS":       func() ([]byte, error) { return NetworkV2(mac, address, netip.Addr{}, []netip.Addr{{}}) },
-		"bad URL":         func() ([]byte, error) { return VendorData("file:///etc/passwd", VendorOptions{}) },
+		"bad URL": func() ([]byte, error) {
+			return VendorData([]string{"http://10.77.0.1/", "file:///etc/passwd"}, VendorOptions{})
+		},
 	} {
 		if out, err := f(); err == nil {
 			t.Errorf("%s: accepted: %s", name, out)

@@ -28,8 +28,12 @@ const (
 // DefaultNode names a coordinator whose configuration gives it no name.
 const DefaultNode = "coordinator-1"
 
-// maxConfig bounds a configuration file, in bytes.
-const maxConfig = 1 << 20
+const (
+	// maxConfig bounds a configuration file, in bytes.
+	maxConfig = 1 << 20
+	// maxPhoneHomeURLs is more than a rack has coordinators.
+	maxPhoneHomeURLs = 16
+)
 
 // Config is bloomeryd's configuration, checked.
 type Config struct {
@@ -77,8 +81,8 @@ type Network struct {
 	Gateway netip.Addr
 	DNS     []netip.Addr
 	Range   netboot.Range
-	// PhoneHome is the URL before the token, as machines on the network see it.
-	PhoneHome string
+	// PhoneHome are the coordinators' URLs before the token, as machines on the network see them.
+	PhoneHome []string
 }
 
 // Switch is a top-of-rack switch.
@@ -135,9 +139,27 @@ type fileConfig struct {
 		Gateway   string   `yaml:"gateway"`
 		DNS       []string `yaml:"dns"`
 		Range     string   `yaml:"range"`
-		PhoneHome string   `yaml:"phone_home"`
+		PhoneHome textList `yaml:"phone_home"`
 	} `yaml:"networks"`
 	Switches []Switch `yaml:"switches"`
+}
+
+// textList is one text or a list of them.
+type textList []string
+
+// UnmarshalYAML implements yaml.Unmarshaler. An empty text is an empty list.
+func (l *textList) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.SequenceNode {
+		return n.Decode((*[]string)(l))
+	}
+	var text string
+	if err := n.Decode(&text); err != nil {
+		return err
+	}
+	if *l = nil; text != "" {
+		*l = textList{text}
+	}
+	return nil
 }
 
 // LoadConfig reads and checks a configuration file.
@@ -317,10 +339,13 @@ func (c *Config) setNetworks(raw fileConfig) error {
 				return fmt.Errorf("%s: %w", n.Name, err)
 			}
 		}
-		if n.PhoneHome != "" {
-			u, err := url.Parse(n.PhoneHome)
+		if len(n.PhoneHome) > maxPhoneHomeURLs {
+			return fmt.Errorf("%s: phone_home: %d URLs are more than %d", n.Name, len(n.PhoneHome), maxPhoneHomeURLs)
+		}
+		for _, text := range n.PhoneHome {
+			u, err := url.Parse(text)
 			if err != nil || u.Scheme != "http" || u.Host == "" || !strings.HasSuffix(u.Path, "/") || !net.Prefix.IsValid() {
-				return fmt.Errorf("%s: phone_home %q: want http://address/phone-home/ and a prefix", n.Name, n.PhoneHome)
+				return fmt.Errorf("%s: phone_home %q: want http://address/phone-home/ and a prefix", n.Name, text)
 			}
 		}
 		c.Networks = append(c.Networks, net)

@@ -21,7 +21,7 @@ func TestConfigurationPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if config.Provisioning == nil || len(config.Networks) != 3 || len(config.Switches) != 1 || len(config.Listen.PhoneHome) != 1 {
+	if config.Provisioning == nil || len(config.Networks) != 3 || len(config.Switches) != 1 || len(config.Listen.PhoneHome) != 1 || len(config.Networks[2].PhoneHome) != 2 {
 		t.Errorf("the example is not complete: %+v", config)
 	}
 }

@@ -86,7 +86,7 @@ func (c *Coordinator) startJob(ctx context.Context, name, requestID string, r Re
 			if err := c.installFacts(ch, m, r.Install, token, &f); err != nil {
 				return err
 			}
-			if f.PhoneHomeURL != "" {
+			if len(f.PhoneHomeURLs) > 0 {
 				j.TokenHash = hash
 			}
 			m.Address = ""
@@ -180,14 +180,14 @@ func (c *Coordinator) facts(r Request) (Facts, error) {
 	return f, nil
 }
 
-// installFacts gives the machine an address on the customer's network and the token's URL. An unknown network is left to Steps to refuse.
+// installFacts gives the machine an address on the customer's network and the token's URLs. An unknown network is left to Steps to refuse.
 func (c *Coordinator) installFacts(ch *change, m *bloomeryv1.Machine, spec *bloomeryv1.InstallSpec, token string, f *Facts) error {
 	network, ok := c.config.network(spec.GetNetwork())
 	if !ok {
 		return nil
 	}
-	if network.PhoneHome != "" {
-		f.PhoneHomeURL = network.PhoneHome + token
+	for _, base := range network.PhoneHome {
+		f.PhoneHomeURLs = append(f.PhoneHomeURLs, base+token)
 	}
 	if !network.Range.First.IsValid() {
 		return nil

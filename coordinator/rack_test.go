@@ -93,7 +93,7 @@ func newRack(t *testing.T) *rack {
 		Provisioning: &Provisioning{Interface: "none", Address: netip.MustParsePrefix("127.66.0.1/16"), Range: mustRange(t, "127.66.0.100-127.66.0.199")},
 		Networks: []Network{
 			{Name: ProvisioningNetwork, VLAN: 100}, {Name: QuarantineNetwork, VLAN: 999},
-			{Name: "customer-a", VLAN: 200, Prefix: netip.MustParsePrefix("127.77.0.0/24"), Gateway: netip.MustParseAddr("127.77.0.1"), Range: mustRange(t, "127.77.0.100-127.77.0.199"), PhoneHome: "http://phone.invalid/phone-home/"},
+			{Name: "customer-a", VLAN: 200, Prefix: netip.MustParsePrefix("127.77.0.0/24"), Gateway: netip.MustParseAddr("127.77.0.1"), Range: mustRange(t, "127.77.0.100-127.77.0.199"), PhoneHome: []string{"http://phone.invalid/phone-home/"}},
 		},
 		Switches: []Switch{{Name: "tor1", Driver: "gnmi", Address: "fake"}},
 	}

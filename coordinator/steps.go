@@ -39,9 +39,9 @@ type Facts struct {
 	Networks []Network
 	// Address is the machine's on the customer's network; the zero Prefix when the network has no range.
 	Address netip.Prefix
-	// PhoneHomeURL carries the job's token.
-	PhoneHomeURL string
-	AwaitTimeout time.Duration
+	// PhoneHomeURLs carry the job's token, one for each coordinator that the installed system can call.
+	PhoneHomeURLs []string
+	AwaitTimeout  time.Duration
 }
 
 // defaultLoader is the removable media path of UEFI 2.10, section 3.5.1.1, which images for any machine have.
@@ -138,7 +138,7 @@ func installSteps(m *bloomeryv1.Machine, spec *bloomeryv1.InstallSpec, f Facts) 
 	switch evidence {
 	case bloomeryv1.Evidence_EVIDENCE_UNSPECIFIED, bloomeryv1.Evidence_EVIDENCE_PHONE_HOME:
 		evidence = bloomeryv1.Evidence_EVIDENCE_PHONE_HOME
-		if f.PhoneHomeURL == "" {
+		if len(f.PhoneHomeURLs) == 0 {
 			return nil, invalid("spec.evidence", "NO_PHONE_HOME", "network %s has no phone_home address: ask for the evidence EVIDENCE_SSH_PORT", network.Name)
 		}
 	case bloomeryv1.Evidence_EVIDENCE_SSH_PORT:
@@ -244,7 +244,7 @@ func renderSeed(m *bloomeryv1.Machine, spec *bloomeryv1.InstallSpec, network Net
 	if seed.MetaData, err = cloudinit.MetaData(f.JobID, hostname, spec.GetSshKeys()); err != nil {
 		return seed, fmt.Errorf("render meta-data: %w", err)
 	}
-	if seed.VendorData, err = cloudinit.VendorData(f.PhoneHomeURL, cloudinit.VendorOptions{PhoneHomeTries: 10, RootGrown: true}); err != nil {
+	if seed.VendorData, err = cloudinit.VendorData(f.PhoneHomeURLs, cloudinit.VendorOptions{RootGrown: true}); err != nil {
 		return seed, fmt.Errorf("render vendor-data: %w", err)
 	}
 	if f.Address.IsValid() {

@@ -24,7 +24,7 @@ func stepMachine(t *testing.T) *bloomeryv1.Machine {
 
 func stepFacts() Facts {
 	return Facts{
-		JobID: "j1", AwaitTimeout: 10 * time.Minute, Address: netip.MustParsePrefix("10.77.0.100/24"), PhoneHomeURL: "http://10.77.0.1/phone-home/TOKEN",
+		JobID: "j1", AwaitTimeout: 10 * time.Minute, Address: netip.MustParsePrefix("10.77.0.100/24"), PhoneHomeURLs: []string{"http://10.77.0.1/phone-home/TOKEN", "http://10.77.0.2/phone-home/TOKEN"},
 		Images: []ImageFacts{{Name: "debian-12", SizeBytes: 2 << 30, ManifestSHA256: "ab", RootPartition: 2, ESPPartition: 1,
 			Kernel: "/vmlinuz", Initrd: "/initrd.img", CommandLine: "root=/dev/vda2 ro"}, {Name: "large", SizeBytes: 1 << 40}},
 		Networks: []Network{{Name: ProvisioningNetwork}, {Name: "customer-a", Prefix: netip.MustParsePrefix("10.77.0.0/24"), Gateway: netip.MustParseAddr("10.77.0.1")}},
