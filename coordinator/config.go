@@ -103,7 +103,7 @@ type Timing struct {
 	Quiet, Lost time.Duration
 	// Job bounds a whole job.
 	Job time.Duration
-	// Tick is how often a job is looked at when nothing wakes it; Lease how long a driver holds one.
+	// Tick is how often a job is looked at when nothing wakes it; Lease how long a coordinator that falls silent keeps what it drives.
 	Tick, Lease time.Duration
 	// Retry is the first pause after an action failed; it doubles.
 	Retry time.Duration
@@ -113,7 +113,7 @@ type Timing struct {
 func DefaultTiming() Timing {
 	return Timing{
 		Boot: 5 * time.Minute, Await: 10 * time.Minute, Quiet: 45 * time.Second, Lost: 3 * time.Minute,
-		Job: 4 * time.Hour, Tick: time.Second, Lease: 5 * time.Second, Retry: 500 * time.Millisecond,
+		Job: 4 * time.Hour, Tick: time.Second, Lease: 3 * time.Second, Retry: 500 * time.Millisecond,
 	}
 }
 

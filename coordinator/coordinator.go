@@ -42,20 +42,16 @@ type Coordinator struct {
 	hub    *hub
 	limits *limits
 	types  eventTypes
-	// owner names this process in the rows of the jobs that it drives.
-	owner string
+	// sessions holds this coordinator's right to drive jobs and do duties.
+	sessions *sessions
 }
 
 // New makes a coordinator; Handler, Drive and the others make it do something.
 func New(config Config, deps Deps) (*Coordinator, error) {
-	owner, err := randomHex(8)
-	if err != nil {
-		return nil, err
-	}
 	if config.Now == nil {
 		config.Now = time.Now
 	}
-	return &Coordinator{Deps: deps, config: config, hub: newHub(), limits: newLimits(), types: newEventTypes(), owner: owner}, nil
+	return &Coordinator{Deps: deps, config: config, hub: newHub(), limits: newLimits(), types: newEventTypes(), sessions: newSessions()}, nil
 }
 
 // undeclaredEvent is logged when an event was stored that the table does not know: it is kept, and somebody has to add it there.

@@ -232,7 +232,7 @@ func (d *driver) checkPower(ctx context.Context, m *bloomeryv1.Machine) {
 	d.world.PowerAt, d.world.PowerError = d.c.config.Now(), ""
 	if err != nil {
 		d.world.PowerError = err.Error()
-		d.c.Logger.Warn("look at a machine's power", "machine", m.GetName(), "job", d.fence.JobID, "error", err)
+		d.c.Logger.Warn("look at a machine's power", "machine", m.GetName(), "job", d.fence.Job, "error", err)
 	}
 }
 

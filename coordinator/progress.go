@@ -18,7 +18,7 @@ const powerOffTimeout = 10 * time.Second
 // newRound ends what the last boot was allowed and counts another.
 func (d *driver) newRound(ctx context.Context, a Action) error {
 	return d.write(ctx, func(ch *change) error {
-		j, err := ch.Job(d.fence.JobID)
+		j, err := ch.Job(d.fence.Job)
 		if err != nil {
 			return err
 		}
@@ -40,7 +40,7 @@ func (d *driver) newRound(ctx context.Context, a Action) error {
 
 func (d *driver) startStep(ctx context.Context) error {
 	return d.write(ctx, func(ch *change) error {
-		j, err := ch.Job(d.fence.JobID)
+		j, err := ch.Job(d.fence.Job)
 		if err != nil {
 			return err
 		}
@@ -66,7 +66,7 @@ func startStep(ch *change, j *store.Job, bootID string) error {
 
 func (d *driver) finishStep(ctx context.Context) error {
 	return d.write(ctx, func(ch *change) error {
-		j, err := ch.Job(d.fence.JobID)
+		j, err := ch.Job(d.fence.Job)
 		if err != nil {
 			return err
 		}
@@ -89,7 +89,7 @@ func finishStep(ch *change, j *store.Job, key string) error {
 // finishJob ends a job whose steps are all done.
 func (d *driver) finishJob(ctx context.Context) error {
 	return d.write(ctx, func(ch *change) error {
-		j, m, err := ch.jobAndMachine(d.fence.JobID)
+		j, m, err := ch.jobAndMachine(d.fence.Job)
 		if err != nil || j.GetStatus() != bloomeryv1.JobStatus_JOB_STATUS_RUNNING {
 			return err
 		}
@@ -118,7 +118,7 @@ func (d *driver) endJob(ctx context.Context, m *bloomeryv1.Machine, status bloom
 	powerErr := d.c.withBMC(off, m, func(b bmc.Driver) error { return powerOff(off, b) })
 	cancel()
 	return d.write(ctx, func(ch *change) error {
-		j, m, err := ch.jobAndMachine(d.fence.JobID)
+		j, m, err := ch.jobAndMachine(d.fence.Job)
 		if err != nil || j.GetStatus() != bloomeryv1.JobStatus_JOB_STATUS_RUNNING {
 			return err
 		}

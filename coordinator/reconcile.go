@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,37 +18,46 @@ const yieldTimeout = 2 * time.Second
 func (c *Coordinator) Drive(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	wg.Go(func() { c.keepSessions(ctx) })
 	var mu sync.Mutex
 	driven := map[string]bool{}
+	isDriven := func(id string) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return driven[id]
+	}
 	wake, stop := c.hub.subscribe("jobs")
 	defer stop()
 	for {
-		var ids []string
-		err := c.Store.View(ctx, func(r *store.Reader) (err error) {
-			ids, err = r.RunningJobs()
-			return err
-		})
-		if err != nil && ctx.Err() == nil {
-			c.Logger.Error("read the running jobs", "error", err)
+		s, err := c.sessions.get(ctx)
+		if err != nil {
+			return nil
 		}
-		for _, id := range ids {
-			mu.Lock()
-			taken := driven[id]
-			driven[id] = true
-			mu.Unlock()
-			if taken {
-				continue
+		claimed, err := c.claimJobs(s, isDriven)
+		if err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrFenced) {
+			c.Logger.Error("look for jobs to drive", "error", err)
+		}
+		for _, f := range claimed {
+			if !s.enter() {
+				break // its jobs are free with the session's end
 			}
+			mu.Lock()
+			driven[f.Job] = true
+			mu.Unlock()
 			wg.Go(func() {
-				defer func() {
-					mu.Lock()
-					defer mu.Unlock()
-					delete(driven, id)
-				}()
-				if err := c.driveJob(ctx, id); err != nil && ctx.Err() == nil {
-					c.Logger.Error("drive a job", "job", id, "error", err)
+				defer s.leave()
+				err := c.workUnder(ctx, s, f, c.driveJob)
+				mu.Lock()
+				delete(driven, f.Job)
+				mu.Unlock()
+				if err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrFenced) {
+					c.Logger.Error("drive a job", "job", f.Job, "error", err)
 				}
 			})
+		}
+		s.leave()
+		if len(claimed) == claimAtOnce {
+			continue
 		}
 		select {
 		case <-ctx.Done():
@@ -58,41 +68,49 @@ func (c *Coordinator) Drive(ctx context.Context) error {
 	}
 }
 
-// driveJob holds one job and does what Next says until the job has ended or is another's.
-func (c *Coordinator) driveJob(parent context.Context, id string) error {
-	var fence store.Fence
-	var ok bool
-	err := c.Store.Update(parent, func(tx *store.Tx) (err error) {
-		fence, ok, err = tx.Claim(id, c.owner, c.config.Timing.Lease)
+// claimJobs takes running jobs that nobody drives.
+func (c *Coordinator) claimJobs(s *session, driven func(id string) bool) (claimed []store.Fence, err error) {
+	var free []string
+	if err := c.Store.View(s.ctx, func(r *store.Reader) (err error) {
+		free, err = r.FreeJobs(s.id)
 		return err
-	})
-	if err != nil || !ok {
-		return err
+	}); err != nil {
+		return nil, err
 	}
-	ctx, cancel := context.WithCancel(parent)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		defer cancel()
-		c.renew(ctx, fence)
-	})
-	defer func() {
-		cancel()
-		wg.Wait()
-		last, stop := context.WithTimeout(context.WithoutCancel(parent), yieldTimeout)
-		defer stop()
-		if err := c.Store.Update(last, func(tx *store.Tx) error { return tx.Yield(fence) }); err != nil {
-			c.Logger.Warn("give a job up", "job", id, "error", err)
+	free = slices.DeleteFunc(free, driven)
+	if len(free) == 0 {
+		return nil, nil
+	}
+	err = c.Store.Update(s.ctx, func(tx *store.Tx) error {
+		claimed = nil
+		for _, id := range free[:min(len(free), claimAtOnce)] {
+			f, ok, err := tx.Claim(store.Holding{Job: id}, s.id)
+			if err != nil {
+				return err
+			}
+			if ok {
+				claimed = append(claimed, f)
+			}
 		}
-	}()
-	d := &driver{c: c, fence: fence}
-	wake, stop := c.hub.subscribe("job/" + id)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return claimed, nil
+}
+
+// driveJob does what Next says until the job has ended or the context does.
+func (c *Coordinator) driveJob(ctx context.Context, f store.Fence) error {
+	d := &driver{c: c, fence: f}
+	wake, stop := c.hub.subscribe("job/" + f.Job)
 	defer stop()
 	for {
 		until, ended, err := d.turn(ctx)
-		if errors.Is(err, store.ErrFenced) || ended {
-			return nil
+		if err != nil && !errors.Is(err, store.ErrFenced) {
+			sleep(ctx, jitter(c.config.Timing.Tick)) // whoever takes it next would fail as well
 		}
-		if err != nil {
+		if err != nil || ended {
 			return err
 		}
 		pause := min(until.Sub(c.config.Now()), c.config.Timing.Tick)
@@ -104,24 +122,6 @@ func (c *Coordinator) driveJob(parent context.Context, id string) error {
 			return nil
 		case <-wake:
 		case <-time.After(pause):
-		}
-	}
-}
-
-// renew keeps the job until the context ends or another coordinator has taken it.
-func (c *Coordinator) renew(ctx context.Context, fence store.Fence) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(c.config.Timing.Lease / 2):
-		}
-		err := c.Store.Update(ctx, func(tx *store.Tx) error { return tx.Renew(fence, c.config.Timing.Lease) })
-		if err != nil {
-			if ctx.Err() == nil {
-				c.Logger.Warn("hold a job", "job", fence.JobID, "error", err)
-			}
-			return
 		}
 	}
 }
@@ -138,7 +138,7 @@ func (d *driver) turn(ctx context.Context) (until time.Time, ended bool, err err
 	var m *bloomeryv1.Machine
 	var j *store.Job
 	err = d.c.Store.View(ctx, func(r *store.Reader) (err error) {
-		if j, err = r.Job(d.fence.JobID); err != nil {
+		if j, err = r.Job(d.fence.Job); err != nil {
 			return err
 		}
 		if m, err = r.Machine(j.GetMachine()); err != nil {
@@ -177,7 +177,7 @@ func (d *driver) turn(ctx context.Context) (until time.Time, ended bool, err err
 // write is an update that fails with ErrFenced when the job is another's.
 func (d *driver) write(ctx context.Context, f func(*change) error) error {
 	return d.c.update(ctx, func(ch *change) error {
-		if err := ch.Renew(d.fence, 0); err != nil {
+		if err := ch.Check(d.fence); err != nil {
 			return err
 		}
 		return f(ch)

@@ -190,7 +190,7 @@ func (c *Coordinator) prune(ctx context.Context) error {
 // Healthy says whether the store answers.
 func (c *Coordinator) Healthy(ctx context.Context) error {
 	return c.Store.View(ctx, func(r *store.Reader) error {
-		_, err := r.RunningJobs()
+		_, err := r.Sessions()
 		return err
 	})
 }

@@ -2,7 +2,6 @@ package store
 
 import (
 	"database/sql"
-	"errors"
 	"fmt"
 	"time"
 
@@ -53,19 +52,13 @@ type JobPosition struct {
 	ID      string
 }
 
-// Fence says who drives a job: a driver that lost it cannot write any more.
-type Fence struct {
-	JobID, Owner string
-	Epoch        int64
-}
-
 // CreateJob stores a new job with its steps, never changed but in their state.
 func (t *Tx) CreateJob(j *Job) error {
 	body, err := jobBody(j.Job)
 	if err != nil {
 		return err
 	}
-	err = t.exec("INSERT INTO jobs (id, machine, kind, status, created, deadline, boot_round, token_hash, phoned, owner, epoch, lease_expires, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, '', 0, 0, ?)",
+	err = t.exec("INSERT INTO jobs (id, machine, kind, status, created, deadline, boot_round, token_hash, phoned, owner, epoch, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, '', 0, ?)",
 		j.GetId(), j.GetMachine(), int64(j.GetKind()), int64(j.GetStatus()), nanos(j.GetCreatedAt().AsTime()), nanos(j.Deadline), j.BootRound, nullableBytes(j.TokenHash), body)
 	if err != nil {
 		return fmt.Errorf("store job %s: %w", j.GetId(), err)
@@ -170,15 +163,6 @@ func (r *Reader) Jobs(f JobFilter) ([]*Job, error) {
 		before, before, id, f.Machine, f.Machine, int64(f.Status), int64(f.Status), f.Limit)
 }
 
-// RunningJobs names the jobs that have not ended.
-func (r *Reader) RunningJobs() ([]string, error) {
-	rows, err := r.q.QueryContext(r.ctx, "SELECT id FROM jobs WHERE status = ? ORDER BY created", int64(bloomeryv1.JobStatus_JOB_STATUS_RUNNING))
-	if err != nil {
-		return nil, fmt.Errorf("read running jobs: %w", err)
-	}
-	return collect(rows, func(rows *sql.Rows) (id string, err error) { return id, rows.Scan(&id) })
-}
-
 func (r *Reader) jobs(query string, args ...any) ([]*Job, error) {
 	rows, err := r.q.QueryContext(r.ctx, query, args...)
 	if err != nil {
@@ -231,43 +215,4 @@ func (r *Reader) steps(j *Job) error {
 		return s, nil
 	})
 	return err
-}
-
-// Claim takes a running job for an owner if nobody else holds it, and returns the fence to write with; ok is false when somebody does.
-func (t *Tx) Claim(id, owner string, ttl time.Duration) (fence Fence, ok bool, err error) {
-	var status, epoch, expires int64
-	var holder string
-	err = t.q.QueryRowContext(t.ctx, "SELECT status, owner, epoch, lease_expires FROM jobs WHERE id = ?", id).Scan(&status, &holder, &epoch, &expires)
-	if errors.Is(err, sql.ErrNoRows) {
-		return Fence{}, false, fmt.Errorf("job %s: %w", id, ErrNotFound)
-	}
-	if err != nil {
-		return Fence{}, false, fmt.Errorf("read the driver of job %s: %w", id, err)
-	}
-	if status != int64(bloomeryv1.JobStatus_JOB_STATUS_RUNNING) || (holder != "" && holder != owner && expires > nanos(t.now)) {
-		return Fence{}, false, nil
-	}
-	fence = Fence{JobID: id, Owner: owner, Epoch: epoch + 1}
-	return fence, true, t.exec("UPDATE jobs SET owner = ?, epoch = ?, lease_expires = ? WHERE id = ?", owner, fence.Epoch, nanos(t.now.Add(ttl)), id)
-}
-
-// Renew checks a fence and, with a ttl above zero, holds the job for that long from now. ErrFenced when another took it.
-func (t *Tx) Renew(f Fence, ttl time.Duration) error {
-	var owner string
-	var epoch int64
-	if err := t.q.QueryRowContext(t.ctx, "SELECT owner, epoch FROM jobs WHERE id = ?", f.JobID).Scan(&owner, &epoch); err != nil {
-		return fmt.Errorf("read the driver of job %s: %w", f.JobID, err)
-	}
-	if owner != f.Owner || epoch != f.Epoch {
-		return fmt.Errorf("job %s: %w", f.JobID, ErrFenced)
-	}
-	if ttl <= 0 {
-		return nil
-	}
-	return t.exec("UPDATE jobs SET lease_expires = ? WHERE id = ?", nanos(t.now.Add(ttl)), f.JobID)
-}
-
-// Yield gives a job up, so that another coordinator need not wait for the lease to expire.
-func (t *Tx) Yield(f Fence) error {
-	return t.exec("UPDATE jobs SET owner = '', lease_expires = 0 WHERE id = ? AND owner = ? AND epoch = ?", f.JobID, f.Owner, f.Epoch)
 }

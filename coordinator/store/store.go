@@ -18,8 +18,8 @@ import (
 var (
 	ErrNotFound = errors.New("not found")
 	ErrExists   = errors.New("already exists")
-	// ErrFenced says that another coordinator has taken the job over.
-	ErrFenced = errors.New("the job is driven by another coordinator now")
+	// ErrFenced says that a job, a duty or a session is another's now, or nobody's.
+	ErrFenced = errors.New("held by another coordinator now")
 	// ErrExhausted says that a range has no free address.
 	ErrExhausted = errors.New("no free address is left")
 )

@@ -10,9 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
-
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	bloomeryv1 "bloomery/api/bloomery/v1"
 )
@@ -86,38 +83,6 @@ func TestSurvivesAReopen(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
-	}
-}
-
-func TestFencing(t *testing.T) {
-	s := open(t, t.TempDir())
-	defer func() { _ = s.Close() }()
-	update(t, s, func(tx *Tx) error {
-		return tx.CreateJob(&Job{Deadline: time.Now(), Job: &bloomeryv1.Job{Id: "j", Machine: "m", Status: bloomeryv1.JobStatus_JOB_STATUS_RUNNING, CreatedAt: timestamppb.Now()}})
-	})
-	claim := func(owner string, ttl time.Duration) (f Fence, ok bool) {
-		update(t, s, func(tx *Tx) (err error) { f, ok, err = tx.Claim("j", owner, ttl); return err })
-		return f, ok
-	}
-	first, ok := claim("a", 50*time.Millisecond)
-	if !ok {
-		t.Fatal("nobody holds the job, and it was refused")
-	}
-	if _, ok := claim("b", time.Second); ok {
-		t.Error("two hold the job")
-	}
-	time.Sleep(60 * time.Millisecond)
-	second, ok := claim("b", time.Second)
-	if !ok {
-		t.Fatal("the lease does not expire")
-	}
-	if err := s.Update(t.Context(), func(tx *Tx) error { return tx.Renew(first, 0) }); !errors.Is(err, ErrFenced) {
-		t.Errorf("the first holder can still write: %v", err)
-	}
-	update(t, s, func(tx *Tx) error { return tx.Renew(second, time.Second) })
-	update(t, s, func(tx *Tx) error { return tx.Yield(first) })
-	if _, ok := claim("c", time.Second); ok {
-		t.Error("an earlier holder gave the job away")
 	}
 }
 

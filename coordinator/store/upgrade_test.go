@@ -99,7 +99,7 @@ func checkSchema1(t *testing.T, s *Store) {
 		if m2.GetLock().GetTeam() != "anti-ddos" || m2.GetLock().GetReason() != "under attack" {
 			t.Errorf("m2's lock is %v", m2.GetLock())
 		}
-		ids, err := r.RunningJobs()
+		ids, err := r.FreeJobs("")
 		if err != nil {
 			return err
 		}

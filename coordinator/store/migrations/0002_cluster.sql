@@ -11,10 +11,14 @@ CREATE TABLE join_tokens (
   expires INTEGER NOT NULL,
   created_by TEXT NOT NULL
 );
+CREATE TABLE sessions (
+  id TEXT PRIMARY KEY,
+  beat INTEGER NOT NULL,
+  opened INTEGER NOT NULL
+);
 CREATE TABLE duties (
   name TEXT PRIMARY KEY,
   owner TEXT NOT NULL,
-  epoch INTEGER NOT NULL,
-  beat INTEGER NOT NULL
+  epoch INTEGER NOT NULL
 );
-ALTER TABLE jobs ADD COLUMN beat INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs DROP COLUMN lease_expires;
