@@ -54,6 +54,8 @@ type Config struct {
 	// Now is the wall clock by which the coordinator decides and dates; nil means time.Now. Pauses, timeouts and leases go by the monotonic clock
 	// and do not ask it. No configuration file sets it: a test that lets a coordinator's clock jump does.
 	Now func() time.Time
+	// Ready is called once the coordinator serves; nil when nobody wants to know.
+	Ready func() error
 }
 
 // Listen says where the coordinator listens; an empty address is off.

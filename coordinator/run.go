@@ -130,6 +130,11 @@ func (c *Coordinator) serve(ctx context.Context) error {
 	part("jobs", func() error { return c.Drive(ctx) })
 	part("pruning", func() error { return c.prune(ctx) })
 	c.Logger.Info("coordinator is up", "api", c.config.Listen.API)
+	if c.config.Ready != nil {
+		if err := c.config.Ready(); err != nil {
+			c.Logger.Warn("say that the coordinator is up", "error", err)
+		}
+	}
 	wg.Wait()
 	c.Logger.Info("coordinator has stopped")
 	return errors.Join(failures...)
