@@ -46,6 +46,7 @@ func (c *Coordinator) Drive(ctx context.Context) error {
 			mu.Unlock()
 			wg.Go(func() {
 				defer s.leave()
+				c.Logger.Info("job taken", "job", f.Job, "epoch", f.Epoch)
 				err := c.workUnder(ctx, s, f, c.driveJob)
 				mu.Lock()
 				delete(driven, f.Job)
