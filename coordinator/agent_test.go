@@ -146,7 +146,7 @@ func (a *agent) do(ctx context.Context, job string, s *bloomeryv1.Step) bool {
 		}
 	}
 	if s.GetInspect() != nil && finished.GetOk() {
-		finished.Result = inventory(a.r.t)
+		finished.Result = fakeInventory(a.r.t)
 	}
 	a.r.mu.Lock()
 	a.r.ran[stepName(s)]++
@@ -164,7 +164,7 @@ func (a *agent) do(ctx context.Context, job string, s *bloomeryv1.Step) bool {
 	return true
 }
 
-func inventory(t *testing.T) *structpb.Struct {
+func fakeInventory(t *testing.T) *structpb.Struct {
 	t.Helper()
 	s, err := structpb.NewStruct(map[string]any{"disks": []any{
 		map[string]any{"name": "nvme0n1", "serial": "DISK-A", "wwn": "eui.1", "size_bytes": 8 << 30},

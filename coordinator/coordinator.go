@@ -122,8 +122,22 @@ func (ch *change) saveJob(j *store.Job) error {
 }
 
 func (ch *change) saveMachine(m *bloomeryv1.Machine) error {
-	ch.topics["machine/"+m.GetName()] = true
+	ch.touch(m)
 	return ch.SaveMachine(m)
+}
+
+func (ch *change) createMachine(m *bloomeryv1.Machine, bmcPassword string) error {
+	ch.touch(m)
+	return ch.CreateMachine(m, bmcPassword)
+}
+
+func (ch *change) deleteMachine(m *bloomeryv1.Machine) error {
+	ch.touch(m)
+	return ch.DeleteMachine(m.GetName())
+}
+
+func (ch *change) touch(m *bloomeryv1.Machine) {
+	ch.topics["machine/"+m.GetName()], ch.topics["machines"] = true, true
 }
 
 // move applies a lifecycle event to a machine and notes the new status.

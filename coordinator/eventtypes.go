@@ -69,12 +69,16 @@ func EventTypes() []EventType {
 		{Type: "job.done", Severity: info, Description: "A job did all that it was asked for.", Fields: []EventField{reason}},
 		{Type: "job.failed", Severity: failure, Description: "A job failed; its machine was switched off.", Fields: []EventField{reason}},
 		{Type: "machine.created", Severity: info, Description: "A machine was recorded."},
+		{Type: "machine.deleted", Severity: info, Description: "A machine was taken off the record; a warning when one of its disks may still hold a customer's data."},
+		{Type: "machine.hardware_changed", Severity: info, Description: "A machine is made of other parts than when it was looked at last; a warning when one is missing or was replaced.", Fields: []EventField{
+			{"changes", kindList, "the first ten, in words; \"bloomery machine diff\" shows all"}}},
 		{Type: "machine.locked", Severity: info, Description: "A team locked a machine: it takes no job."},
 		{Type: "machine.reboot", Severity: warning, Description: "A machine whose agent was lost is booted into the agent again.", Fields: []EventField{
 			{"boot", kindNumber, "how often the job has powered the machine into the agent"}}},
 		{Type: "machine.status", Severity: info, Description: "A machine's status changed.", Fields: []EventField{
 			{"from", kindString, "status before"}, {"to", kindString, "status now"}, {"event", kindString, "what moved it, see lifecycle.md"}}},
 		{Type: "machine.unlocked", Severity: info, Description: "A machine's lock was taken off."},
+		{Type: "machine.updated", Severity: info, Description: "Somebody changed what is on record of a machine; the message names the fields."},
 		{Type: "netboot.offered", Severity: info, Description: "A machine's firmware was offered an address and the agent.", Fields: boot(mac, EventField{"address", kindString, "the address"})},
 		{Type: "netboot.refused", Severity: warning, Description: "A known machine's firmware asked to netboot and got no answer.", Fields: boot(mac)},
 		{Type: "netboot.served", Severity: info, Description: "A machine fetched a boot file whole.", Fields: boot(
@@ -100,6 +104,8 @@ func EventTypes() []EventType {
 		{Type: "step.stale_report", Severity: warning, Description: "A report on a step that does not run in this boot; it changed nothing."},
 		{Type: "step.started", Severity: info, Description: "A step was given out, or the coordinator began it.", Fields: []EventField{step, {"attempt", kindNumber, "1 for the first time"}}},
 		{Type: "system.phoned_home", Severity: info, Description: "The installed system reported that it runs.", Fields: []EventField{from}},
+		{Type: "view.deleted", Severity: info, Description: "A view of machines was deleted.", Fields: []EventField{{"view", kindString, "its name"}}},
+		{Type: "view.saved", Severity: info, Description: "A view of machines was saved.", Fields: []EventField{{"view", kindString, "its name"}}},
 	}
 }
 

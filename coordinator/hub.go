@@ -2,7 +2,7 @@ package coordinator
 
 import "sync"
 
-// hub wakes those who wait for a change of a topic: "events", "job/ID", "machine/NAME". A wake is a hint: whoever is woken reads the store.
+// hub wakes those who wait for a change of a topic: "events", "job/ID", "machine/NAME", "machines". A wake is a hint: whoever is woken reads the store.
 type hub struct {
 	mu   sync.Mutex
 	subs map[*subscription]bool

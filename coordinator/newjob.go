@@ -73,7 +73,7 @@ func (c *Coordinator) startJob(ctx context.Context, name, requestID string, r Re
 				return err
 			}
 		}
-		m, err := ch.Machine(clip(name))
+		m, err := ch.WithInventory(clip(name))
 		if err != nil {
 			return err
 		}

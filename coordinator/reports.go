@@ -235,11 +235,11 @@ func (s *reportStore) finished(e *bloomeryv1.Event, j *store.Job, step *bloomery
 		return err
 	}
 	if step.GetInspect() != nil && f.GetResult() != nil {
-		m.Inventory = f.GetResult()
-		if inner := f.GetResult().GetFields()["inventory"].GetStructValue(); inner != nil {
-			m.Inventory = inner
+		found := f.GetResult()
+		if inner := found.GetFields()["inventory"].GetStructValue(); inner != nil {
+			found = inner
 		}
-		if err := s.ch.saveMachine(m); err != nil {
+		if err := s.ch.saveInventory(m, j.GetId(), found); err != nil {
 			return err
 		}
 	}

@@ -18,7 +18,7 @@ func stepMachine(t *testing.T) *bloomeryv1.Machine {
 	t.Helper()
 	return &bloomeryv1.Machine{
 		Name: "m1", Status: available, Macs: []string{testMAC}, Network: ProvisioningNetwork,
-		SwitchPort: &bloomeryv1.SwitchPort{Switch: "tor1", Port: "Ethernet1"}, Inventory: inventory(t),
+		SwitchPort: &bloomeryv1.SwitchPort{Switch: "tor1", Port: "Ethernet1"}, Inventory: fakeInventory(t),
 	}
 }
 

@@ -5,21 +5,14 @@ import (
 	"errors"
 	"fmt"
 
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	bloomeryv1 "bloomery/api/bloomery/v1"
 )
 
-// MachineFilter chooses machines; zero fields choose all.
-type MachineFilter struct {
-	Status   bloomeryv1.MachineStatus
-	LockTeam string
-	// After is the last name of the page before.
-	After string
-	Limit int
-}
+// nextChange numbers the changes of machines and their removals in one order, in which a watcher reads them.
+const nextChange = "1 + MAX((SELECT COALESCE(MAX(changed), 0) FROM machines), (SELECT COALESCE(MAX(changed), 0) FROM machine_removals))"
 
 // CreateMachine stores a new machine. It returns ErrExists, wrapped with what is taken, when its name, UUID or a MAC is.
 func (t *Tx) CreateMachine(m *bloomeryv1.Machine, bmcPassword string) error {
@@ -32,38 +25,40 @@ func (t *Tx) CreateMachine(m *bloomeryv1.Machine, bmcPassword string) error {
 	} else if !errors.Is(err, ErrNotFound) {
 		return err
 	}
-	for _, mac := range m.GetMacs() {
-		other, err := t.MachineByMAC(mac)
-		if err == nil {
-			return fmt.Errorf("MAC address %s (machine %s): %w", mac, other.GetName(), ErrExists)
-		} else if !errors.Is(err, ErrNotFound) {
-			return err
-		}
-		if err := t.exec("INSERT INTO machine_macs (mac, machine) VALUES (?, ?)", mac, m.GetName()); err != nil {
-			return fmt.Errorf("store MAC address %s: %w", mac, err)
-		}
+	if err := t.addMACs(m.GetName(), m.GetMacs()); err != nil {
+		return err
 	}
-	m.CreatedAt, m.UpdatedAt = timestamppb.New(t.now), timestamppb.New(t.now)
+	// No machine of this name that was removed before had a higher revision: each of its changes was counted here too.
+	var change int64
+	if err := t.q.QueryRowContext(t.ctx, "SELECT "+nextChange).Scan(&change); err != nil {
+		return fmt.Errorf("number a change: %w", err)
+	}
+	m.CreatedAt, m.UpdatedAt, m.Revision = timestamppb.New(t.now), timestamppb.New(t.now), change
 	body, err := machineBody(m)
 	if err != nil {
 		return err
 	}
-	err = t.exec("INSERT INTO machines (name, uuid, status, lock_team, job_id, bmc_password, created, updated, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-		m.GetName(), nullable(m.GetUuid()), int64(m.GetStatus()), m.GetLock().GetTeam(), m.GetJobId(), sealed, nanos(t.now), nanos(t.now), body)
+	if err := t.exec("DELETE FROM machine_removals WHERE name = ?", m.GetName()); err != nil {
+		return fmt.Errorf("store machine %s: %w", m.GetName(), err)
+	}
+	err = t.exec("INSERT INTO machines (name, uuid, status, lock_team, job_id, bmc_password, created, updated, changed, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+		m.GetName(), nullable(m.GetUuid()), int64(m.GetStatus()), m.GetLock().GetTeam(), m.GetJobId(), sealed, nanos(t.now), nanos(t.now), change, body)
 	if isUnique(err) {
 		return fmt.Errorf("UUID %s: %w", m.GetUuid(), ErrExists)
 	}
 	return err
 }
 
-// SaveMachine stores a machine that was read in this transaction; its name and MACs do not change.
+// SaveMachine stores a machine that was read in this transaction, but for its inventory and its BMC's password. Its name does not
+// change, and a change of its MACs is SetMACs'.
 func (t *Tx) SaveMachine(m *bloomeryv1.Machine) error {
 	m.UpdatedAt = timestamppb.New(t.now)
+	m.Revision++
 	body, err := machineBody(m)
 	if err != nil {
 		return err
 	}
-	err = t.exec("UPDATE machines SET uuid = ?, status = ?, lock_team = ?, job_id = ?, updated = ?, body = ? WHERE name = ?",
+	err = t.exec("UPDATE machines SET uuid = ?, status = ?, lock_team = ?, job_id = ?, updated = ?, changed = "+nextChange+", body = ? WHERE name = ?",
 		nullable(m.GetUuid()), int64(m.GetStatus()), m.GetLock().GetTeam(), m.GetJobId(), nanos(t.now), body, m.GetName())
 	if isUnique(err) {
 		return fmt.Errorf("UUID %s: %w", m.GetUuid(), ErrExists)
@@ -71,13 +66,72 @@ func (t *Tx) SaveMachine(m *bloomeryv1.Machine) error {
 	return err
 }
 
-// machineBody never holds the BMC's password.
+// SetMACs replaces a machine's MAC addresses in the index, with the leases of those that it has no more. ErrExists when another has one.
+func (t *Tx) SetMACs(name string, macs []string) error {
+	if err := t.exec("DELETE FROM machine_macs WHERE machine = ?", name); err != nil {
+		return fmt.Errorf("drop the MAC addresses of machine %s: %w", name, err)
+	}
+	if err := t.addMACs(name, macs); err != nil {
+		return err
+	}
+	return t.exec("DELETE FROM leases WHERE machine = ? AND mac NOT IN (SELECT mac FROM machine_macs WHERE machine = ?)", name, name)
+}
+
+func (t *Tx) addMACs(name string, macs []string) error {
+	for _, mac := range macs {
+		other, err := t.MachineByMAC(mac)
+		if err == nil {
+			return fmt.Errorf("MAC address %s (machine %s): %w", mac, other.GetName(), ErrExists)
+		} else if !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		if err := t.exec("INSERT INTO machine_macs (mac, machine) VALUES (?, ?)", mac, name); err != nil {
+			return fmt.Errorf("store MAC address %s: %w", mac, err)
+		}
+	}
+	return nil
+}
+
+// SetBMCPassword seals a machine's BMC password; an empty one is forgotten.
+func (t *Tx) SetBMCPassword(name, password string) error {
+	sealed, err := t.sealer.seal(password, name)
+	if err != nil {
+		return err
+	}
+	return t.exec("UPDATE machines SET bmc_password = ? WHERE name = ?", sealed, name)
+}
+
+// DeleteMachine forgets a machine and what belongs to it alone; its jobs and events stay on record.
+func (t *Tx) DeleteMachine(name string) error {
+	for _, query := range []string{
+		"INSERT INTO machine_removals (name, changed) VALUES (?, " + nextChange + ") ON CONFLICT (name) DO UPDATE SET changed = excluded.changed",
+		"DELETE FROM machines WHERE name = ?",
+		"DELETE FROM machine_macs WHERE machine = ?",
+		"DELETE FROM leases WHERE machine = ?",
+		"DELETE FROM addresses WHERE machine = ?",
+		"DELETE FROM boots WHERE machine = ?",
+		"DELETE FROM reports WHERE machine = ?",
+		"DELETE FROM inventories WHERE machine = ?",
+	} {
+		if err := t.exec(query, name); err != nil {
+			return fmt.Errorf("delete machine %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// machineBody is the stored form: never with the BMC's password, and without the inventory, which has a table of its own.
 func machineBody(m *bloomeryv1.Machine) ([]byte, error) {
-	c := proto.Clone(m).(*bloomeryv1.Machine)
+	c := proto.CloneOf(m)
+	c.Inventory = nil
 	if c.GetBmc() != nil {
 		c.Bmc.Password = ""
 	}
-	return protojson.Marshal(c)
+	body, err := proto.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("encode machine %s: %w", m.GetName(), err)
+	}
+	return body, nil
 }
 
 // Machine reads one machine by its name.
@@ -104,16 +158,19 @@ func (r *Reader) machine(query, key string) (*bloomeryv1.Machine, error) {
 
 func decodeMachine(body []byte) (*bloomeryv1.Machine, error) {
 	m := &bloomeryv1.Machine{}
-	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, m); err != nil {
+	if err := proto.Unmarshal(body, m); err != nil {
 		return nil, fmt.Errorf("decode a machine: %w", err)
 	}
 	return m, nil
 }
 
-// Machines reads machines sorted by name.
-func (r *Reader) Machines(f MachineFilter) ([]*bloomeryv1.Machine, error) {
-	rows, err := r.q.QueryContext(r.ctx, "SELECT body FROM machines WHERE name > ? AND (? = 0 OR status = ?) AND (? = '' OR lock_team = ?) ORDER BY name LIMIT ?",
-		f.After, int64(f.Status), int64(f.Status), f.LockTeam, f.LockTeam, f.Limit)
+// Machines reads all machines, sorted by name. A rack has a thousand at most, so which of them are wanted is decided by its callers.
+func (r *Reader) Machines() ([]*bloomeryv1.Machine, error) {
+	return r.machines("SELECT body FROM machines ORDER BY name")
+}
+
+func (r *Reader) machines(query string, args ...any) ([]*bloomeryv1.Machine, error) {
+	rows, err := r.q.QueryContext(r.ctx, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read machines: %w", err)
 	}
@@ -124,6 +181,31 @@ func (r *Reader) Machines(f MachineFilter) ([]*bloomeryv1.Machine, error) {
 		}
 		return decodeMachine(body)
 	})
+}
+
+// MachineChange is where a reader of changes stands: all up to this number were seen.
+type MachineChange int64
+
+// LastMachineChange is the newest change of any machine.
+func (r *Reader) LastMachineChange() (MachineChange, error) {
+	var next int64
+	if err := r.q.QueryRowContext(r.ctx, "SELECT "+nextChange).Scan(&next); err != nil {
+		return 0, fmt.Errorf("read the last change of a machine: %w", err)
+	}
+	return MachineChange(next - 1), nil
+}
+
+// MachineChanges reads the machines that changed after a number, as they are now, and the names of those that were removed after it.
+func (r *Reader) MachineChanges(after MachineChange) (changed []*bloomeryv1.Machine, removed []string, err error) {
+	if changed, err = r.machines("SELECT body FROM machines WHERE changed > ? ORDER BY changed", int64(after)); err != nil {
+		return nil, nil, err
+	}
+	rows, err := r.q.QueryContext(r.ctx, "SELECT name FROM machine_removals WHERE changed > ? ORDER BY changed", int64(after))
+	if err != nil {
+		return nil, nil, fmt.Errorf("read removed machines: %w", err)
+	}
+	removed, err = collect(rows, func(rows *sql.Rows) (name string, err error) { return name, rows.Scan(&name) })
+	return changed, removed, err
 }
 
 // BMCPassword reads a machine's BMC password in clear.

@@ -49,7 +49,7 @@ func migrations() ([]migration, error) {
 	return all, nil
 }
 
-// migrate brings the schema up to the newest version, each migration in a transaction of its own.
+// migrate brings the schema up to the newest version, each migration in a transaction of its own, and then the rows that SQL cannot.
 func migrate(ctx context.Context, db *sql.DB) error {
 	all, err := migrations()
 	if err != nil {
@@ -66,7 +66,7 @@ func migrate(ctx context.Context, db *sql.DB) error {
 			return fmt.Errorf("migrate the schema to version %d: %w", m.version, err)
 		}
 	}
-	return retry(ctx, func(ctx context.Context) error {
+	if err := retry(ctx, func(ctx context.Context) error {
 		var newest int
 		if err := db.QueryRowContext(ctx, "SELECT MAX(version) FROM schema_versions").Scan(&newest); err != nil {
 			return fmt.Errorf("read the schema's version: %w", err)
@@ -75,7 +75,10 @@ func migrate(ctx context.Context, db *sql.DB) error {
 			return fmt.Errorf("the database has schema version %d, this program knows %d: use a newer bloomeryd", newest, len(all))
 		}
 		return nil
-	})
+	}); err != nil {
+		return err
+	}
+	return recodeMachines(ctx, db)
 }
 
 func apply(ctx context.Context, db *sql.DB, m migration) error {

@@ -51,8 +51,7 @@ type ipmiDriver struct {
 }
 
 // DialIPMI opens a session with the BMC and returns its driver. It fails with ErrUnauthorized,
-// ErrNoAnswer or what the BMC said. A session sends no packet
-// once the fence of the context that it was opened under is down (internal/fence).
+// ErrNoAnswer or what the BMC said.
 func DialIPMI(ctx context.Context, opts Options) (Driver, error) {
 	t, err := parseOptions(opts)
 	if err != nil {

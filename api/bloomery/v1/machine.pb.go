@@ -722,20 +722,21 @@ func (x *FieldError) GetMessage() string {
 // MachineFilter chooses machines. Fields that are set must all match.
 type MachineFilter struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Any of these.
+	// Any of these; empty means any status.
 	Statuses []MachineStatus `protobuf:"varint,1,rep,packed,name=statuses,proto3,enum=bloomery.v1.MachineStatus" json:"statuses,omitempty"`
 	LockTeam string          `protobuf:"bytes,2,opt,name=lock_team,json=lockTeam,proto3" json:"lock_team,omitempty"`
 	// Locked by any team.
 	Locked bool `protobuf:"varint,3,opt,name=locked,proto3" json:"locked,omitempty"`
 	// All must match.
-	Labels    map[string]string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Model     string            `protobuf:"bytes,5,opt,name=model,proto3" json:"model,omitempty"`
-	Rack      string            `protobuf:"bytes,6,opt,name=rack,proto3" json:"rack,omitempty"`
-	Unit      int32             `protobuf:"varint,7,opt,name=unit,proto3" json:"unit,omitempty"`
-	FaultCode string            `protobuf:"bytes,8,opt,name=fault_code,json=faultCode,proto3" json:"fault_code,omitempty"`
-	Image     string            `protobuf:"bytes,9,opt,name=image,proto3" json:"image,omitempty"`
-	Project   string            `protobuf:"bytes,10,opt,name=project,proto3" json:"project,omitempty"`
-	// Part of the name, a serial, a MAC address or the UUID.
+	Labels map[string]string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Without regard to case.
+	Model     string `protobuf:"bytes,5,opt,name=model,proto3" json:"model,omitempty"`
+	Rack      string `protobuf:"bytes,6,opt,name=rack,proto3" json:"rack,omitempty"`
+	Unit      int32  `protobuf:"varint,7,opt,name=unit,proto3" json:"unit,omitempty"`
+	FaultCode string `protobuf:"bytes,8,opt,name=fault_code,json=faultCode,proto3" json:"fault_code,omitempty"`
+	Image     string `protobuf:"bytes,9,opt,name=image,proto3" json:"image,omitempty"`
+	Project   string `protobuf:"bytes,10,opt,name=project,proto3" json:"project,omitempty"`
+	// Part of the name, a serial, the UUID, a MAC address, or the address of the machine or its BMC; without regard to case.
 	Search        string `protobuf:"bytes,11,opt,name=search,proto3" json:"search,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1061,7 +1062,7 @@ func (x *GetMachineResponse) GetMachine() *Machine {
 
 type CreateMachineRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// name, uuid, macs, bmc, switch_port and labels are read; the rest is the coordinator's.
+	// The name and what UpdateMachine may change are read; the rest is the coordinator's.
 	Machine       *Machine `protobuf:"bytes,1,opt,name=machine,proto3" json:"machine,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1295,9 +1296,10 @@ func (*WatchMachinesResponse_Complete) isWatchMachinesResponse_Change() {}
 
 type UpdateMachineRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// name says which; bmc.password is taken when the mask names bmc.
+	// name says which.
 	Machine *Machine `protobuf:"bytes,1,opt,name=machine,proto3" json:"machine,omitempty"`
-	// Any of uuid, macs, bmc, switch_port, labels, rack, unit, project, notes, model, serial.
+	// Any of uuid, macs, bmc, bmc.address, bmc.username, bmc.password, switch_port, labels, rack, unit, project, notes, model, serial.
+	// An empty model or serial is filled from the inventory; an empty bmc.password forgets the one on record.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	// The revision that the change is based on; 0 means any.
 	Revision      int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -1642,7 +1644,7 @@ func (x *ListInventoriesResponse) GetVersions() []*InventoryVersion {
 type DiffInventoryRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// taken_at of the earlier and the later one; unset means the one before the last, and the last.
+	// Times at which the earlier and the later one were known; unset means the one before the later one, and the last.
 	From          *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
 	To            *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1847,8 +1849,10 @@ type View struct {
 	Filter      *MachineFilter `protobuf:"bytes,2,opt,name=filter,proto3" json:"filter,omitempty"`
 	OrderBy     string         `protobuf:"bytes,3,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
 	Description string         `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`
-	// Made with the rack; cannot be deleted.
-	BuiltIn       bool `protobuf:"varint,5,opt,name=built_in,json=builtIn,proto3" json:"built_in,omitempty"`
+	// Part of the program: cannot be replaced or deleted.
+	BuiltIn bool `protobuf:"varint,5,opt,name=built_in,json=builtIn,proto3" json:"built_in,omitempty"`
+	// Columns that tables of it show, as "bloomery machine list --columns" names them; empty means the usual ones.
+	Columns       []string `protobuf:"bytes,6,rep,name=columns,proto3" json:"columns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1916,6 +1920,13 @@ func (x *View) GetBuiltIn() bool {
 		return x.BuiltIn
 	}
 	return false
+}
+
+func (x *View) GetColumns() []string {
+	if x != nil {
+		return x.Columns
+	}
+	return nil
 }
 
 type SaveViewRequest struct {
@@ -2674,9 +2685,11 @@ func (x *LockMachineResponse) GetMachine() *Machine {
 }
 
 type UnlockMachineRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Team          string                 `protobuf:"bytes,2,opt,name=team,proto3" json:"team,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Team  string                 `protobuf:"bytes,2,opt,name=team,proto3" json:"team,omitempty"`
+	// Leave a port that the lock moved in quarantine, for a machine that cannot show itself on it.
+	KeepPort      bool `protobuf:"varint,3,opt,name=keep_port,json=keepPort,proto3" json:"keep_port,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2723,6 +2736,13 @@ func (x *UnlockMachineRequest) GetTeam() string {
 		return x.Team
 	}
 	return ""
+}
+
+func (x *UnlockMachineRequest) GetKeepPort() bool {
+	if x != nil {
+		return x.KeepPort
+	}
+	return false
 }
 
 type UnlockMachineResponse struct {
@@ -2908,13 +2928,14 @@ const file_bloomery_v1_machine_proto_rawDesc = "" +
 	"\x15DiffInventoryResponse\x12.\n" +
 	"\x04from\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
 	"\x02to\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x126\n" +
-	"\achanges\x18\x03 \x03(\v2\x1c.bloomery.v1.InventoryChangeR\achanges\"\xa6\x01\n" +
+	"\achanges\x18\x03 \x03(\v2\x1c.bloomery.v1.InventoryChangeR\achanges\"\xc0\x01\n" +
 	"\x04View\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x122\n" +
 	"\x06filter\x18\x02 \x01(\v2\x1a.bloomery.v1.MachineFilterR\x06filter\x12\x19\n" +
 	"\border_by\x18\x03 \x01(\tR\aorderBy\x12 \n" +
 	"\vdescription\x18\x04 \x01(\tR\vdescription\x12\x19\n" +
-	"\bbuilt_in\x18\x05 \x01(\bR\abuiltIn\"8\n" +
+	"\bbuilt_in\x18\x05 \x01(\bR\abuiltIn\x12\x18\n" +
+	"\acolumns\x18\x06 \x03(\tR\acolumns\"8\n" +
 	"\x0fSaveViewRequest\x12%\n" +
 	"\x04view\x18\x01 \x01(\v2\x11.bloomery.v1.ViewR\x04view\"9\n" +
 	"\x10SaveViewResponse\x12%\n" +
@@ -2957,10 +2978,11 @@ const file_bloomery_v1_machine_proto_rawDesc = "" +
 	"quarantine\x18\x04 \x01(\bR\n" +
 	"quarantine\"E\n" +
 	"\x13LockMachineResponse\x12.\n" +
-	"\amachine\x18\x01 \x01(\v2\x14.bloomery.v1.MachineR\amachine\">\n" +
+	"\amachine\x18\x01 \x01(\v2\x14.bloomery.v1.MachineR\amachine\"[\n" +
 	"\x14UnlockMachineRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04team\x18\x02 \x01(\tR\x04team\"G\n" +
+	"\x04team\x18\x02 \x01(\tR\x04team\x12\x1b\n" +
+	"\tkeep_port\x18\x03 \x01(\bR\bkeepPort\"G\n" +
 	"\x15UnlockMachineResponse\x12.\n" +
 	"\amachine\x18\x01 \x01(\v2\x14.bloomery.v1.MachineR\amachine*\xb4\x02\n" +
 	"\rMachineStatus\x12\x1e\n" +

@@ -102,7 +102,7 @@ type MachineServiceClient interface {
 	DeleteMachine(context.Context, *connect.Request[v1.DeleteMachineRequest]) (*connect.Response[v1.DeleteMachineResponse], error)
 	// ListInventories returns when a machine's inventory changed, newest first.
 	ListInventories(context.Context, *connect.Request[v1.ListInventoriesRequest]) (*connect.Response[v1.ListInventoriesResponse], error)
-	// DiffInventory compares two of a machine's inventories, by default the last two.
+	// DiffInventory compares two of a machine's inventories, by default the last two. FAILED_PRECONDITION when there are not two.
 	DiffInventory(context.Context, *connect.Request[v1.DiffInventoryRequest]) (*connect.Response[v1.DiffInventoryResponse], error)
 	// InspectMachine starts a job that inventories and checks a discovered or available machine; it ends available or faulty.
 	InspectMachine(context.Context, *connect.Request[v1.InspectMachineRequest]) (*connect.Response[v1.InspectMachineResponse], error)
@@ -112,9 +112,10 @@ type MachineServiceClient interface {
 	ReleaseMachine(context.Context, *connect.Request[v1.ReleaseMachineRequest]) (*connect.Response[v1.ReleaseMachineResponse], error)
 	// PowerMachine switches a machine's power through its BMC. FAILED_PRECONDITION while a job drives the machine.
 	PowerMachine(context.Context, *connect.Request[v1.PowerMachineRequest]) (*connect.Response[v1.PowerMachineResponse], error)
-	// LockMachine keeps every job away from a machine until the team that locked it unlocks it.
+	// LockMachine keeps every job away from a machine until the team that locked it unlocks it. PERMISSION_DENIED for a team that the
+	// caller is not in. When the port cannot be moved to quarantine the lock stands all the same; calling again tries the move again.
 	LockMachine(context.Context, *connect.Request[v1.LockMachineRequest]) (*connect.Response[v1.LockMachineResponse], error)
-	// UnlockMachine removes a team's lock.
+	// UnlockMachine removes a team's lock, after it has moved the port back to where the lock took it from.
 	UnlockMachine(context.Context, *connect.Request[v1.UnlockMachineRequest]) (*connect.Response[v1.UnlockMachineResponse], error)
 	// SaveView stores a named filter for everyone in the rack; a view of that name is replaced.
 	SaveView(context.Context, *connect.Request[v1.SaveViewRequest]) (*connect.Response[v1.SaveViewResponse], error)
@@ -360,7 +361,7 @@ type MachineServiceHandler interface {
 	DeleteMachine(context.Context, *connect.Request[v1.DeleteMachineRequest]) (*connect.Response[v1.DeleteMachineResponse], error)
 	// ListInventories returns when a machine's inventory changed, newest first.
 	ListInventories(context.Context, *connect.Request[v1.ListInventoriesRequest]) (*connect.Response[v1.ListInventoriesResponse], error)
-	// DiffInventory compares two of a machine's inventories, by default the last two.
+	// DiffInventory compares two of a machine's inventories, by default the last two. FAILED_PRECONDITION when there are not two.
 	DiffInventory(context.Context, *connect.Request[v1.DiffInventoryRequest]) (*connect.Response[v1.DiffInventoryResponse], error)
 	// InspectMachine starts a job that inventories and checks a discovered or available machine; it ends available or faulty.
 	InspectMachine(context.Context, *connect.Request[v1.InspectMachineRequest]) (*connect.Response[v1.InspectMachineResponse], error)
@@ -370,9 +371,10 @@ type MachineServiceHandler interface {
 	ReleaseMachine(context.Context, *connect.Request[v1.ReleaseMachineRequest]) (*connect.Response[v1.ReleaseMachineResponse], error)
 	// PowerMachine switches a machine's power through its BMC. FAILED_PRECONDITION while a job drives the machine.
 	PowerMachine(context.Context, *connect.Request[v1.PowerMachineRequest]) (*connect.Response[v1.PowerMachineResponse], error)
-	// LockMachine keeps every job away from a machine until the team that locked it unlocks it.
+	// LockMachine keeps every job away from a machine until the team that locked it unlocks it. PERMISSION_DENIED for a team that the
+	// caller is not in. When the port cannot be moved to quarantine the lock stands all the same; calling again tries the move again.
 	LockMachine(context.Context, *connect.Request[v1.LockMachineRequest]) (*connect.Response[v1.LockMachineResponse], error)
-	// UnlockMachine removes a team's lock.
+	// UnlockMachine removes a team's lock, after it has moved the port back to where the lock took it from.
 	UnlockMachine(context.Context, *connect.Request[v1.UnlockMachineRequest]) (*connect.Response[v1.UnlockMachineResponse], error)
 	// SaveView stores a named filter for everyone in the rack; a view of that name is replaced.
 	SaveView(context.Context, *connect.Request[v1.SaveViewRequest]) (*connect.Response[v1.SaveViewResponse], error)
