@@ -22,6 +22,11 @@ const (
 	callTimeout = 10 * time.Second
 	pollWait    = 25 * time.Second
 	maxResponse = 4 << 20
+	// A coordinator on the machine's own network answers within milliseconds: one that does not for this long is given up for the next.
+	// dialTimeout is for TCP and for TLS each; a connection in use is given up after pingAfter and pingTimeout.
+	dialTimeout = 2 * time.Second
+	pingAfter   = 2 * time.Second
+	pingTimeout = 3 * time.Second
 )
 
 // connection is the way to the coordinators: the present certificate, and which coordinator answered last.
@@ -82,14 +87,14 @@ func (c *connection) transport(certificate *tls.Certificate, http2 bool) *http.T
 		config.Certificates = []tls.Certificate{*certificate}
 	}
 	t := &http.Transport{
-		TLSClientConfig: config, TLSHandshakeTimeout: callTimeout, IdleConnTimeout: 2 * time.Minute, MaxIdleConnsPerHost: 16,
-		DialContext: (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 10 * time.Second}).DialContext,
+		TLSClientConfig: config, TLSHandshakeTimeout: dialTimeout, IdleConnTimeout: 2 * time.Minute, MaxIdleConnsPerHost: 16,
+		DialContext: (&net.Dialer{Timeout: dialTimeout, KeepAlive: 10 * time.Second}).DialContext,
 		Protocols:   new(http.Protocols),
 	}
 	t.Protocols.SetHTTP1(!http2)
 	t.Protocols.SetHTTP2(http2)
 	if http2 {
-		t.HTTP2 = &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second}
+		t.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout}
 	}
 	return t
 }

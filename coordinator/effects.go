@@ -34,7 +34,8 @@ type finding struct {
 	moved    bool
 }
 
-// perform does one effect. Each may be done again at any time.
+// perform does one effect. Each looks first and does nothing that is so already, because a driver that lost its job may have done it and not
+// have said so; once the lease is over, the drivers send nothing (internal/fence).
 func (d *driver) perform(ctx context.Context, m *bloomeryv1.Machine, a Action, try int) (finding, error) {
 	ctx, cancel := context.WithTimeout(ctx, effectTimeout)
 	defer cancel()

@@ -9,6 +9,7 @@ import (
 
 	bloomeryv1 "bloomery/api/bloomery/v1"
 	"bloomery/coordinator/store"
+	"bloomery/internal/fence"
 )
 
 // yieldTimeout bounds giving a job up when the coordinator stops.
@@ -46,6 +47,7 @@ func (c *Coordinator) Drive(ctx context.Context) error {
 			mu.Unlock()
 			wg.Go(func() {
 				defer s.leave()
+				c.Logger.Info("job taken", "job", f.Job, "epoch", f.Epoch)
 				err := c.workUnder(ctx, s, f, c.driveJob)
 				mu.Lock()
 				delete(driven, f.Job)
@@ -211,13 +213,16 @@ func (d *driver) do(ctx context.Context, m *bloomeryv1.Machine, j *store.Job, a 
 
 // effect notes an intention, does it and notes the outcome. What fails for good fails the job.
 func (d *driver) effect(ctx context.Context, m *bloomeryv1.Machine, j *store.Job, a Action) (again bool, err error) {
+	if err := fence.Check(ctx); err != nil {
+		return true, err
+	}
 	if err := d.write(ctx, func(ch *change) error { return ch.Intend(j.GetId(), a.Scope, string(a.Kind)) }); err != nil {
 		return true, err
 	}
 	past, _ := find(d.world.Actions, a)
 	found, failure := d.perform(ctx, m, a, past.Tries+1)
-	if ctx.Err() != nil {
-		return true, nil // the next driver looks at it again
+	if err := errors.Join(ctx.Err(), fence.Check(ctx)); err != nil {
+		return true, err // what is intended and not noted as done, the next driver looks at
 	}
 	var last *finalError
 	text := ""

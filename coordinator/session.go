@@ -28,7 +28,7 @@ const (
 	claimAtOnce = 50
 )
 
-var errLapsed = errors.New("this coordinator's lease is over")
+var errLapsed = fmt.Errorf("this coordinator's lease is over: %w", store.ErrFenced)
 
 // sinceBoot is CLOCK_BOOTTIME: it only goes on, counts the time in which the machine was suspended, and nobody can set it.
 // Go's own monotonic clock (CLOCK_MONOTONIC) stands still then.
@@ -299,7 +299,7 @@ func (c *Coordinator) hold(ctx context.Context, duty string, work func(ctx conte
 		switch {
 		case ctx.Err() != nil:
 			return
-		case err != nil && !errors.Is(err, store.ErrFenced) && !errors.Is(err, errLapsed):
+		case err != nil && !errors.Is(err, store.ErrFenced):
 			c.Logger.Error("do a duty", "duty", duty, "error", err)
 		}
 		pause := jitter(c.config.Timing.Lease / beatsPerLease)

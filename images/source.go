@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"time"
 )
 
@@ -23,13 +22,13 @@ type Source interface {
 
 const (
 	defaultPatience    = 3 * time.Minute
-	defaultIdleTimeout = 15 * time.Second
+	defaultIdleTimeout = 5 * time.Second
 	firstBackoff       = 200 * time.Millisecond
 	maxBackoff         = 5 * time.Second
 )
 
-// HTTPSource reads images from servers that Handler serves. Requests are spread over all of them; one that fails is asked again
-// in turn, with backoff, until Patience has passed without a success.
+// HTTPSource reads images from servers that Handler serves. Requests are spread over all of them; one that fails is spared for a while. When
+// all have failed they are asked again in turn, with backoff, until Patience has passed without a success.
 type HTTPSource struct {
 	// BaseURLs are the servers, as in https://10.0.0.1:8443; /images/… is added.
 	BaseURLs []string
@@ -37,10 +36,10 @@ type HTTPSource struct {
 	Client *http.Client
 	// Patience is for how long one call goes on trying; 3 minutes when 0, which outlasts a coordinator's restart.
 	Patience time.Duration
-	// IdleTimeout is for how long a server may send nothing before it is taken for dead; 15 s when 0.
+	// IdleTimeout is for how long a server may send nothing before it is taken for dead; 5 s when 0.
 	IdleTimeout time.Duration
 
-	turn atomic.Uint64
+	servers servers
 }
 
 // FetchManifest implements Source. When no server has the image the error is ErrNotFound.
@@ -89,19 +88,18 @@ func (s *HTTPSource) retry(ctx context.Context, name string, get func(context.Co
 		patience = defaultPatience
 	}
 	deadline := time.Now().Add(patience)
-	first := s.turn.Add(1)
 	backoff := firstBackoff
 	for {
 		refused := 0
 		var last error
-		for i := range s.BaseURLs {
-			base := s.BaseURLs[(first+uint64(i))%uint64(len(s.BaseURLs))]
+		for _, base := range s.servers.order(s.BaseURLs, time.Now()) {
 			err := get(ctx, strings.TrimSuffix(base, "/"))
+			if err != nil && ctx.Err() != nil {
+				return err
+			}
+			s.servers.outcome(base, err, time.Now())
 			if err == nil {
 				return nil
-			}
-			if ctx.Err() != nil {
-				return err
 			}
 			var permanent *permanentError
 			if errors.As(err, &permanent) {

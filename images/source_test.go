@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"log/slog"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // A server that dies in the middle of answers, then comes back: the write only takes longer.
@@ -91,5 +93,62 @@ func TestSourceNextServer(t *testing.T) {
 	}
 	if _, _, err := good.FetchManifest(t.Context(), "debian-13"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("error = %v, want ErrNotFound", err)
+	}
+}
+
+// A server that swallows requests and one that lacks the image cost a few requests, not a third of them each.
+func TestSourceSparesBadServers(t *testing.T) {
+	f := newFixture(t)
+	good := f.source(t)
+	var hung, empty atomic.Int32
+	stop := make(chan struct{})
+	hanging := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { hung.Add(1); <-stop }))
+	t.Cleanup(func() { close(stop); hanging.CloseClientConnections(); hanging.Close() })
+	lagging := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { empty.Add(1); http.NotFound(w, r) }))
+	t.Cleanup(lagging.Close)
+	source := &HTTPSource{BaseURLs: []string{hanging.URL, good.BaseURLs[0], lagging.URL}, IdleTimeout: 50 * time.Millisecond}
+	for i := range 200 {
+		if err := source.ReadRange(t.Context(), "debian-12", make([]byte, 10), int64(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if hung.Load() > 10 || empty.Load() > 10 || hung.Load()+empty.Load() == 0 {
+		t.Errorf("of 200 requests %d went to the server that hangs, %d to the one without the image", hung.Load(), empty.Load())
+	}
+}
+
+func TestServersOrder(t *testing.T) {
+	var s servers
+	all, now := []string{"a", "b", "c"}, time.Unix(1000, 0)
+	seen := map[string]int{}
+	for range 6 {
+		seen[s.order(all, now)[0]]++
+	}
+	if diff := cmp.Diff(map[string]int{"a": 2, "b": 2, "c": 2}, seen); diff != "" {
+		t.Errorf("turns: %s", diff)
+	}
+	s.outcome("a", errors.New("dead"), now)
+	for range 4 {
+		if order := s.order(all, now); len(order) != 3 || order[2] != "a" {
+			t.Errorf("a failed server is asked in the order %v", order)
+		}
+	}
+	// When its rest is over one caller tries it, and the others go on without it.
+	later := now.Add(firstRest + 1)
+	tries := 0
+	for range 4 {
+		if order := s.order(all, later); order[2] != "a" {
+			tries++
+		}
+	}
+	if tries != 1 {
+		t.Errorf("%d callers try the server whose rest is over, want one", tries)
+	}
+	s.outcome("a", nil, later)
+	if order := s.order([]string{"a"}, later); len(order) != 1 {
+		t.Errorf("order of one: %v", order)
+	}
+	if len(s.failed) != 0 {
+		t.Errorf("a server that is good again is remembered as failed: %v", s.failed)
 	}
 }

@@ -2,18 +2,14 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
-	"time"
 
+	"connectrpc.com/connect"
 	"go.yaml.in/yaml/v3"
 
 	"bloomery/api/bloomery/v1/bloomeryv1connect"
@@ -40,6 +36,9 @@ type client struct {
 	images   bloomeryv1connect.ImageServiceClient
 	config   clientConfig
 }
+
+// anyCoordinator stands in URLs for whichever coordinator answers; newCoordinators says which are tried.
+const anyCoordinator = "https://coordinator"
 
 // configPath says where the client configuration is.
 func (s *settings) path() (string, error) {
@@ -100,65 +99,17 @@ func (s *settings) connect() (*client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: cert and key: %w", path, err)
 	}
-	base, dial, err := endpoint(config.Servers)
+	targets, err := parseTargets(config.Servers, config.ServerName)
 	if err != nil {
 		return nil, fmt.Errorf("%s: servers: %w", path, err)
 	}
-	httpClient := &http.Client{Transport: &http.Transport{
-		DialContext: dial,
-		TLSClientConfig: &tls.Config{
-			MinVersion: tls.VersionTLS13, RootCAs: pool, Certificates: []tls.Certificate{cert}, ServerName: config.ServerName,
-		},
-		ForceAttemptHTTP2:   true,
-		TLSHandshakeTimeout: 10 * time.Second,
-		// A watch that is silent because the other side is gone must end, so that it is opened again.
-		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
-	}}
+	ways := newCoordinators(targets, &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool, Certificates: []tls.Certificate{cert}})
+	httpClient, again := &http.Client{Transport: ways}, connect.WithInterceptors(repeat{ways})
 	return &client{
-		machines: bloomeryv1connect.NewMachineServiceClient(httpClient, base),
-		jobs:     bloomeryv1connect.NewJobServiceClient(httpClient, base),
-		events:   bloomeryv1connect.NewEventServiceClient(httpClient, base),
-		images:   bloomeryv1connect.NewImageServiceClient(httpClient, base),
+		machines: bloomeryv1connect.NewMachineServiceClient(httpClient, anyCoordinator, again),
+		jobs:     bloomeryv1connect.NewJobServiceClient(httpClient, anyCoordinator, again),
+		events:   bloomeryv1connect.NewEventServiceClient(httpClient, anyCoordinator, again),
+		images:   bloomeryv1connect.NewImageServiceClient(httpClient, anyCoordinator, again),
 		config:   config,
 	}, nil
-}
-
-type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
-
-// endpoint gives the base URL of a list of coordinators and a dialler that tries each in turn.
-func endpoint(servers []string) (string, dialFunc, error) {
-	type target struct{ network, address string }
-	var targets []target
-	base := "https://coordinator"
-	for _, server := range servers {
-		if path, ok := strings.CutPrefix(server, "unix:"); ok {
-			targets = append(targets, target{"unix", strings.TrimPrefix(path, "//")})
-			continue
-		}
-		parsed, err := url.Parse(server)
-		if err != nil || parsed.Scheme != "https" || parsed.Host == "" {
-			return "", nil, fmt.Errorf("%q: want https://host:port or unix:/path", server)
-		}
-		address := parsed.Host
-		if parsed.Port() == "" {
-			address = net.JoinHostPort(parsed.Hostname(), "8443")
-		}
-		if len(targets) == 0 {
-			base = "https://" + address
-		}
-		targets = append(targets, target{"tcp", address})
-	}
-	dialer := &net.Dialer{Timeout: 5 * time.Second}
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var last error
-		for _, t := range targets {
-			conn, err := dialer.DialContext(ctx, t.network, t.address)
-			if err == nil {
-				return conn, nil
-			}
-			last = err
-		}
-		return nil, last
-	}
-	return base, dial, nil
 }

@@ -22,7 +22,8 @@ var (
 
 // Driver controls one machine through its BMC. Its methods may be called at the same time; they
 // run one after the other, as a BMC handles one command a session. Every method obeys the
-// context's deadline and has bounds of its own beside it.
+// context's deadline and has bounds of its own beside it. What a lost answer leaves in doubt may be called
+// again: each looks first, so that the BMC is told nothing that is so already; Reset alone cannot see it.
 type Driver interface {
 	// PowerStatus reports whether the machine has power.
 	PowerStatus(ctx context.Context) (on bool, err error)

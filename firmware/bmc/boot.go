@@ -9,8 +9,8 @@ import (
 )
 
 // SetBootDevice implements Driver by Set System Boot Options (IPMI 2.0 section 28.12, table 28-14):
-// parameter 3 so that the flags outlive the 60 s after which a BMC may drop them, parameter 5, and a
-// read-back, because some BMCs accept flags they do not keep.
+// parameter 3 so that the flags outlive the 60 s after which a BMC may drop them, parameter 5 unless it
+// is so already, and a read-back, because some BMCs accept flags they do not keep.
 func (d *ipmiDriver) SetBootDevice(ctx context.Context, dev BootDevice) error {
 	want, err := bootFlags(dev)
 	if err != nil {
@@ -21,10 +21,17 @@ func (d *ipmiDriver) SetBootDevice(ctx context.Context, dev BootDevice) error {
 		if err := c.SetSystemBootOptionsParamFor(ctx, keep); err != nil && !isResponse(err) {
 			return err
 		}
+		have, err := bootFlagsNow(ctx, c)
+		if err != nil || (have != nil && sameFlags(have, want)) {
+			return err
+		}
 		if err := c.SetSystemBootOptionsParamFor(ctx, want); err != nil {
 			return err
 		}
-		return checkBootFlags(ctx, c, want)
+		if have, err = bootFlagsNow(ctx, c); err != nil || have == nil || sameFlags(have, want) {
+			return err
+		}
+		return fmt.Errorf("the BMC accepted the boot flags but holds others: wants %s, has %s", describeFlags(want), describeFlags(have))
 	})
 }
 
@@ -47,20 +54,19 @@ func bootFlags(dev BootDevice) (*types.BootOptionParam_BootFlags, error) {
 	return f, nil
 }
 
-// checkBootFlags reads parameter 5 back. A BMC that cannot be asked is believed.
-func checkBootFlags(ctx context.Context, c *client.Client, want *types.BootOptionParam_BootFlags) error {
+// bootFlagsNow reads parameter 5; nil from a BMC that does not tell, which is believed.
+func bootFlagsNow(ctx context.Context, c *client.Client) (*types.BootOptionParam_BootFlags, error) {
 	var got types.BootOptionParam_BootFlags
-	if err := c.GetSystemBootOptionsParamFor(ctx, &got); err != nil {
-		if isResponse(err) {
-			return nil
-		}
-		return err
+	err := c.GetSystemBootOptionsParamFor(ctx, &got)
+	if isResponse(err) {
+		return nil, nil
 	}
-	if got.BootFlagsValid != want.BootFlagsValid ||
-		want.BootFlagsValid && (got.BootDeviceSelector != want.BootDeviceSelector || got.Persist != want.Persist || got.BIOSBootType != want.BIOSBootType) {
-		return fmt.Errorf("the BMC accepted the boot flags but holds others: wants %s, has %s", describeFlags(want), describeFlags(&got))
-	}
-	return nil
+	return &got, err
+}
+
+func sameFlags(a, b *types.BootOptionParam_BootFlags) bool {
+	return a.BootFlagsValid == b.BootFlagsValid &&
+		(!a.BootFlagsValid || a.BootDeviceSelector == b.BootDeviceSelector && a.Persist == b.Persist && a.BIOSBootType == b.BIOSBootType)
 }
 
 func describeFlags(f *types.BootOptionParam_BootFlags) string {

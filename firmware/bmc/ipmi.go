@@ -51,7 +51,8 @@ type ipmiDriver struct {
 }
 
 // DialIPMI opens a session with the BMC and returns its driver. It fails with ErrUnauthorized,
-// ErrNoAnswer or what the BMC said.
+// ErrNoAnswer or what the BMC said. A session sends no packet
+// once the fence of the context that it was opened under is down (internal/fence).
 func DialIPMI(ctx context.Context, opts Options) (Driver, error) {
 	t, err := parseOptions(opts)
 	if err != nil {

@@ -12,6 +12,8 @@ import (
 
 	"github.com/bougou/go-ipmi/pkg/client"
 	"github.com/bougou/go-ipmi/pkg/types"
+
+	"bloomery/internal/fence"
 )
 
 const (
@@ -92,11 +94,25 @@ func connectWith(ctx context.Context, t target, o Options, suite types.CipherSui
 		return nil, err
 	}
 	c.WithCipherSuiteID(suite).WithTimeout(resend).WithRetry(resends).WithMaxPrivilegeLevel(types.PrivilegeLevelAdministrator)
+	c.WithUDPProxy(fencedDialer{ctx}) // resends as well ask the fence before each datagram
 	if err := c.Connect(ctx); err != nil {
 		closeQuietly(c)
 		return nil, err
 	}
 	return c, nil
+}
+
+// fencedDialer opens the library's socket so that it sends only what the context's fence allows.
+type fencedDialer struct{ ctx context.Context }
+
+// Dial implements proxy.Dialer.
+func (d fencedDialer) Dial(network, address string) (net.Conn, error) {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(d.ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return fence.Conn(d.ctx, conn), nil
 }
 
 // closeQuietly frees the socket of a session that is given up; its BMC is not waited for.

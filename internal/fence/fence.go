@@ -4,6 +4,7 @@ package fence
 
 import (
 	"context"
+	"errors"
 	"net"
 )
 
@@ -22,7 +23,7 @@ func Check(ctx context.Context) error {
 	return nil
 }
 
-// Conn returns a connection whose writes fail, and send nothing, once the context's fence is down. Between the question and the
+// Conn returns a connection that is closed, and sends nothing, by the first write after the context's fence came down. Between the question and the
 // system call that sends there are some instructions and no wait; a process that is stopped right there is not caught.
 func Conn(ctx context.Context, c net.Conn) net.Conn {
 	if _, ok := ctx.Value(key{}).(func() error); !ok {
@@ -39,7 +40,7 @@ type guarded struct {
 // Write implements net.Conn.
 func (g *guarded) Write(b []byte) (int, error) {
 	if err := Check(g.ctx); err != nil {
-		return 0, err
+		return 0, errors.Join(err, g.Close()) // closed, so that nobody waits for an answer
 	}
 	return g.Conn.Write(b)
 }

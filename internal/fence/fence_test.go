@@ -33,23 +33,22 @@ func TestConnSendsNothingOnceItsFenceIsDown(t *testing.T) {
 		t.Errorf("write behind a fence that is down: %v", err)
 	}
 	state = nil
-	if _, err := conn.Write([]byte("third")); err != nil {
+	if _, err := conn.Write([]byte("third")); err == nil {
+		t.Error("a connection lives on after its fence was down")
+	}
+	// The witness comes after whatever else was sent.
+	if _, err := server.WriteTo([]byte("witness"), server.LocalAddr()); err != nil {
 		t.Fatal(err)
 	}
-	var got []string
-	buf := make([]byte, 16)
-	for len(got) < 2 {
-		if err := server.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
-			t.Fatal(err)
-		}
-		n, _, err := server.ReadFrom(buf)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got = append(got, string(buf[:n]))
+	if err := server.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
 	}
-	if got[0] != "first" || got[1] != "third" {
-		t.Errorf("the other end got %q", got)
+	buf := make([]byte, 16)
+	for _, want := range []string{"first", "witness"} {
+		n, _, err := server.ReadFrom(buf)
+		if err != nil || string(buf[:n]) != want {
+			t.Errorf("the other end got %q (%v), want %q", buf[:n], err, want)
+		}
 	}
 }
 

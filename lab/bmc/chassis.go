@@ -78,6 +78,8 @@ type hardware struct {
 	power Power
 	flags *Flags
 	net   hal.IPConfig
+	// bootSet is nil when nobody wants to know.
+	bootSet func(context.Context, Boot)
 }
 
 var (
@@ -116,10 +118,14 @@ func (h *hardware) IntrusionState(context.Context) (bool, error) {
 	return false, hal.ErrNotSupported
 }
 
-func (h *hardware) SetBootFlags(_ context.Context, f *types.BootOptionParam_BootFlags) error {
+func (h *hardware) SetBootFlags(ctx context.Context, f *types.BootOptionParam_BootFlags) error {
 	h.flags.mu.Lock()
-	defer h.flags.mu.Unlock()
 	h.flags.flags = *f
+	boot := h.flags.boot()
+	h.flags.mu.Unlock()
+	if h.bootSet != nil {
+		h.bootSet(ctx, boot)
+	}
 	return nil
 }
 

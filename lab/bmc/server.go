@@ -33,6 +33,8 @@ type Config struct {
 	CipherSuites []int
 	GUID         [16]byte
 	Power        Power
+	// BootSet is told of each boot override that is set; nil means nobody is.
+	BootSet func(context.Context, Boot)
 }
 
 // Server is a running BMC.
@@ -62,7 +64,7 @@ func New(c Config) (*Server, error) {
 		DeviceID: 32, DeviceRevision: 1, FirmwareMajor: 1, FirmwareMinor: 0, IPMIVersion: 0x02,
 		ManufacturerID: 7154, ProductID: 1, AdditionalDeviceSupport: 0x80, // chassis device only
 	}
-	s.bmc = bmc.New(info, c.GUID, &hardware{power: c.Power, flags: &s.Flags, net: ip}, bmc.WithV15Disabled(), bmc.WithCipherSuites(suites))
+	s.bmc = bmc.New(info, c.GUID, &hardware{power: c.Power, flags: &s.Flags, net: ip, bootSet: c.BootSet}, bmc.WithV15Disabled(), bmc.WithCipherSuites(suites))
 	if err := s.bmc.Users.Update(anonymousUser, func(u *bmc.User) error { u.Enabled = false; return nil }); err != nil {
 		return nil, fmt.Errorf("BMC: disabling the anonymous user: %w", err)
 	}
@@ -95,6 +97,7 @@ func cipherSuites(want []int) ([]types.CipherSuiteID, error) {
 // alone, and the in-machine driver's housekeeping is answered (sections 22.1 to 22.3).
 func registry() *handlers.Registry {
 	r := handlers.NewRegistry()
+	r.Use(withPeer)
 	handlers.RegisterAllHandlers(r)
 	done := func(data ...byte) handlers.HandlerFunc {
 		return func(context.Context, *handlers.HandlerContext, []byte) ([]byte, types.CompletionCode, error) {

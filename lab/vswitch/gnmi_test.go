@@ -6,8 +6,10 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"bloomery/internal/fence"
 	"bloomery/lab/vswitch"
 	"bloomery/network/switchport"
 )
@@ -98,6 +100,35 @@ func TestMoveByGNMI(t *testing.T) {
 	}
 	if err := d.SetAccessVLAN(t.Context(), "Ethernet7", 5); !errors.Is(err, switchport.ErrNoPort) {
 		t.Errorf("setting a port that does not exist: %v", err)
+	}
+}
+
+func TestFenceStopsTheDriver(t *testing.T) {
+	sw, o := serve(t)
+	over := errors.New("the lease is over")
+	var down atomic.Bool
+	d, err := switchport.DialGNMI(fence.With(t.Context(), func() error {
+		if down.Load() {
+			return over
+		}
+		return nil
+	}), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := d.SetAccessVLAN(t.Context(), "Ethernet1", 200); err != nil {
+		t.Fatal(err)
+	}
+	down.Store(true)
+	if err := d.SetAccessVLAN(t.Context(), "Ethernet1", 300); err == nil {
+		t.Error("a driver whose lease is over set a VLAN")
+	}
+	if p, _ := sw.Snapshot().Port("Ethernet1"); p.VLAN.Access != 200 {
+		t.Errorf("it moved the port to %v", p.VLAN)
+	}
+	if _, err := switchport.DialGNMI(fence.With(t.Context(), func() error { return over }), o); err == nil {
+		t.Error("a driver without a lease reached the switch")
 	}
 }
 

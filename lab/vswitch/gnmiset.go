@@ -5,17 +5,19 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
 
 	gpb "github.com/openconfig/gnmi/proto/gnmi"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 )
 
 // Set applies all of a request or nothing of it, deletes before replaces before updates (gNMI specification section 3.4).
-func (g *gnmiServer) Set(_ context.Context, r *gpb.SetRequest) (*gpb.SetResponse, error) {
+func (g *gnmiServer) Set(ctx context.Context, r *gpb.SetRequest) (*gpb.SetResponse, error) {
 	if len(r.GetUnionReplace()) > 0 {
 		return nil, status.Error(codes.Unimplemented, "union_replace is not supported")
 	}
@@ -52,7 +54,15 @@ func (g *gnmiServer) Set(_ context.Context, r *gpb.SetRequest) (*gpb.SetResponse
 		}
 	}
 	for p, v := range draft {
+		before := p.vlan
 		g.sw.setVLAN(p, v)
+		if g.sw.onSet != nil {
+			var from net.Addr
+			if caller, ok := peer.FromContext(ctx); ok {
+				from = caller.Addr
+			}
+			g.sw.onSet(from, p.name, before, v)
+		}
 	}
 	return res, nil
 }

@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	gpb "github.com/openconfig/gnmi/proto/gnmi"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
@@ -253,4 +255,22 @@ func FuzzSet(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestSetTellsWhoAsked(t *testing.T) {
+	g := configured(t)
+	var told []string
+	g.sw.onSet = func(from net.Addr, port string, before, after VLAN) {
+		told = append(told, fmt.Sprintf("%v %s %d %d", from, port, before.Access, after.Access))
+	}
+	caller := peer.NewContext(t.Context(), &peer.Peer{Addr: &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 99}})
+	for _, vlan := range []string{"200", "200", "5000"} {
+		_, err := g.Set(caller, &gpb.SetRequest{Update: change("e1", "access-vlan", vlan)})
+		if (err != nil) != (vlan == "5000") {
+			t.Errorf("set VLAN %s: %v", vlan, err)
+		}
+	}
+	if d := cmp.Diff([]string{"10.0.0.1:99 e1 100 200", "10.0.0.1:99 e1 200 200"}, told); d != "" {
+		t.Errorf("-want +told:\n%s", d)
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"sync"
 	"time"
 )
@@ -20,6 +21,8 @@ type Config struct {
 	Ageing     time.Duration    // of learned addresses; 0: 300 s
 	QueueBytes int              // of each port's outgoing queue; 0: 8 MiB
 	LLDPEvery  time.Duration    // 0: 5 s
+	// OnSet is told, under the switch's lock, of each port that a gNMI Set names: who asked, and the VLANs before and after. nil: nobody is.
+	OnSet func(from net.Addr, port string, before, after VLAN)
 }
 
 // Switch is a running switch; add ports, call Run, and Close at the end. All methods may be called at the same time.
@@ -29,6 +32,7 @@ type Switch struct {
 	now   func() time.Time
 	queue int
 	lldp  time.Duration
+	onSet func(net.Addr, string, VLAN, VLAN)
 
 	stop    chan struct{}
 	running sync.WaitGroup // readers, writers, listeners, gNMI servers
@@ -44,7 +48,7 @@ type Switch struct {
 // New returns a switch without ports.
 func New(c Config) *Switch {
 	s := &Switch{
-		name: c.Name, log: c.Log, now: c.Now, queue: c.QueueBytes, lldp: c.LLDPEvery,
+		name: c.Name, log: c.Log, now: c.Now, queue: c.QueueBytes, lldp: c.LLDPEvery, onSet: c.OnSet,
 		stop: make(chan struct{}), byName: map[string]*port{},
 		fdb: fdb{ageing: c.Ageing, entries: map[fdbKey]*fdbEntry{}},
 	}

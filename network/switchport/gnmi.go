@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +16,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
+
+	"bloomery/internal/fence"
 )
 
 const (
@@ -43,7 +46,7 @@ type GNMI struct {
 var _ Driver = (*GNMI)(nil)
 
 // DialGNMI connects by TLS, gives the user name and password as gRPC metadata (gNMI authentication specification) and checks
-// that the switch can speak JSON_IETF.
+// that the switch can speak JSON_IETF. The driver sends nothing once the context's fence is down (internal/fence).
 func DialGNMI(ctx context.Context, o Options) (*GNMI, error) {
 	if o.Address == "" {
 		return nil, errors.New("dial switch: address: empty, want host:port")
@@ -63,6 +66,14 @@ func DialGNMI(ctx context.Context, o Options) (*GNMI, error) {
 		})),
 		grpc.WithPerRPCCredentials(login{o.Username, o.Password}),
 		grpc.WithNoProxy(),
+		grpc.WithContextDialer(func(dial context.Context, address string) (net.Conn, error) {
+			var d net.Dialer
+			c, err := d.DialContext(dial, "tcp", address)
+			if err != nil {
+				return nil, err
+			}
+			return fence.Conn(ctx, c), nil
+		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(1<<20)),
 	)
 	if err != nil {
