@@ -37,10 +37,15 @@ type enroller struct {
 }
 
 // enrol asks until a coordinator signs, and makes the connection use the certificate. It returns early only when ctx ends.
+// All tries are for one key: a coordinator whose answer was lost has signed for it, and signs for no other.
 func (e *enroller) enrol(ctx context.Context) (*pb.EnrolResponse, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make a key: %w", err)
+	}
 	backoff := minEnrolBackoff
 	for {
-		response, err := e.try(ctx)
+		response, err := e.try(ctx, key)
 		if err == nil {
 			return response, nil
 		}
@@ -61,14 +66,10 @@ func (e *enroller) enrol(ctx context.Context) (*pb.EnrolResponse, error) {
 	}
 }
 
-func (e *enroller) try(ctx context.Context) (*pb.EnrolResponse, error) {
+func (e *enroller) try(ctx context.Context, key *ecdsa.PrivateKey) (*pb.EnrolResponse, error) {
 	id, err := e.identity(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("find out who this machine is: %w", err)
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("make a key: %w", err)
 	}
 	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: id.uuid}}, key)
 	if err != nil {
@@ -102,7 +103,7 @@ func clientCertificate(chain [][]byte, key *ecdsa.PrivateKey) (*tls.Certificate,
 	return &tls.Certificate{Certificate: chain, PrivateKey: key, Leaf: leaf}, nil
 }
 
-// renew keeps the certificate fresh until ctx ends: each is replaced when two thirds of its life are over.
+// renew keeps the certificate fresh until ctx ends: each is replaced when two thirds of its life are over. The call shows the present one.
 func (e *enroller) renew(ctx context.Context, notAfter time.Time) {
 	for {
 		if !sleep(ctx, max(time.Until(notAfter)*2/3, time.Second)) {

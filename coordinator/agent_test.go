@@ -75,6 +75,20 @@ func (a *agent) enrol(ctx context.Context) error {
 	return nil
 }
 
+// show makes later calls show a certificate, or none.
+func (a *agent) show(cert *tls.Certificate) {
+	a.tls = a.tls.Clone()
+	a.tls.Certificates = nil
+	if cert != nil {
+		a.tls.Certificates = []tls.Certificate{*cert}
+	}
+	a.connect()
+}
+
+func (a *agent) poll(ctx context.Context) (*connect.Response[bloomeryv1.NextStepResponse], error) {
+	return a.client.NextStep(ctx, connect.NewRequest(&bloomeryv1.NextStepRequest{BootId: a.bootID}))
+}
+
 func (a *agent) report(ctx context.Context, job, step string, body *bloomeryv1.Report) error {
 	a.seq++
 	body.Sequence, body.JobId, body.StepId = a.seq, job, step

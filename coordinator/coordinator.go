@@ -44,6 +44,8 @@ type Coordinator struct {
 	types  eventTypes
 	// sessions holds this coordinator's right to drive jobs and do duties.
 	sessions *sessions
+	// permissions is the table of who may call what, by procedure.
+	permissions map[string]permission
 }
 
 // New makes a coordinator; Handler, Drive and the others make it do something.
@@ -51,7 +53,12 @@ func New(config Config, deps Deps) (*Coordinator, error) {
 	if config.Now == nil {
 		config.Now = time.Now
 	}
-	return &Coordinator{Deps: deps, config: config, hub: newHub(), limits: newLimits(), types: newEventTypes(), sessions: newSessions()}, nil
+	deps.Authority.UseClock(config.Now)
+	table := map[string]permission{}
+	for _, p := range permissions() {
+		table[p.procedure] = p
+	}
+	return &Coordinator{Deps: deps, config: config, hub: newHub(), limits: newLimits(), types: newEventTypes(), sessions: newSessions(), permissions: table}, nil
 }
 
 // undeclaredEvent is logged when an event was stored that the table does not know: it is kept, and somebody has to add it there.
@@ -62,17 +69,31 @@ type change struct {
 	*store.Tx
 	topics map[string]bool
 	events []*bloomeryv1.Event
+	// who causes the change; call and records are what its audit event says, when it is a call that is audited.
+	who     caller
+	call    *call
+	records []record
 }
 
 // update runs a transaction, and after its commit logs its events and wakes those who wait for what it touched.
 func (c *Coordinator) update(ctx context.Context, f func(*change) error) error {
+	who := callerOf(ctx)
+	if !who.outside {
+		who.Name = c.config.Node
+	}
 	var done *change
 	err := c.Store.Update(ctx, func(tx *store.Tx) error {
-		done = &change{Tx: tx, topics: map[string]bool{}}
-		return f(done)
+		done = &change{Tx: tx, topics: map[string]bool{}, who: who, call: callOf(ctx)}
+		if err := f(done); err != nil {
+			return err
+		}
+		return done.audit()
 	})
 	if err != nil {
 		return err
+	}
+	if done.call != nil {
+		done.call.audited.Store(true)
 	}
 	for _, e := range done.events {
 		level := slog.LevelInfo
@@ -99,6 +120,9 @@ func (ch *change) note(e *bloomeryv1.Event, data map[string]any) error {
 func (ch *change) noteKeyed(e *bloomeryv1.Event, data map[string]any, key string) error {
 	if e.GetSeverity() == bloomeryv1.Severity_SEVERITY_UNSPECIFIED {
 		e.Severity = bloomeryv1.Severity_SEVERITY_INFO
+	}
+	if e.GetActor() == "" {
+		e.Actor, e.Source = ch.who.actor(), ch.who.source()
 	}
 	if len(data) > 0 {
 		s, err := structpb.NewStruct(data)

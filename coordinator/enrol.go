@@ -84,7 +84,8 @@ func (c *Coordinator) enrol(ctx context.Context, who caller, r *bloomeryv1.Enrol
 		if err != nil {
 			return err
 		}
-		if err := mayEnrol(boot, r.GetBootId(), key[:], ch.Now()); err != nil {
+		renews := who.Role == pki.RoleAgent && who.Name == m.GetName() && currentBoot(boot, who, r.GetBootId())
+		if err := mayEnrol(boot, r.GetBootId(), key[:], ch.Now()); err != nil && !renews {
 			return &refusedEnrolment{m.GetName(), err.Error()}
 		}
 		if err := leasedTo(&ch.Reader, who, m.GetName()); err != nil {
@@ -99,7 +100,12 @@ func (c *Coordinator) enrol(ctx context.Context, who caller, r *bloomeryv1.Enrol
 			boot.Enrolled, boot.BootID, boot.KeyHash = ch.Now(), r.GetBootId(), key[:]
 		}
 		certificate := sha256.Sum256(chain[0])
-		boot.CertificateHash, boot.Heard = certificate[:], ch.Now()
+		boot.CertificateHash, boot.Heard, boot.Authority = certificate[:], ch.Now(), c.Authority.AgentsOf(chain[1])
+		if renews {
+			// The agent's calls that are under way, and its next try when this answer is lost, show the present one.
+			shown := sha256.Sum256(who.Certificate)
+			boot.KeyHash, boot.CertificateHash = key[:], append(boot.CertificateHash, shown[:]...)
+		}
 		if err := ch.SaveBoot(boot); err != nil {
 			return err
 		}
@@ -120,7 +126,7 @@ func (c *Coordinator) enrol(ctx context.Context, who caller, r *bloomeryv1.Enrol
 	return response, err
 }
 
-// mayEnrol decides whether a boot may be enrolled by this agent now.
+// mayEnrol decides whether a boot may be enrolled now by an agent that shows no certificate of it.
 func mayEnrol(b *store.Boot, bootID string, key []byte, now time.Time) error {
 	switch {
 	case b == nil:

@@ -51,12 +51,17 @@ func EventTypes() []EventType {
 	}
 	mac := EventField{"mac", kindString, "MAC address that asked"}
 	return []EventType{
+		{Type: "access.operator_imported", Severity: warning, Description: "An operator was put on record as an administrator because their certificate lies in the PKI folder and the rack had no administrator.", Fields: []EventField{
+			{"operator", kindString, "the operator's name"}}},
 		{Type: "agent.enrolled", Severity: info, Description: "An agent got its certificate for this boot.", Fields: []EventField{
 			from, {"boot_id", kindString, "the boot"}, {"agent_version", kindString, "version of the agent"}, {"seconds", kindNumber, "from power-on to here"}}},
 		{Type: "agent.log", Severity: info, Open: true, Description: "An agent's own words; the data is the agent's, at most 4 KiB.", Fields: []EventField{
 			{"dropped_bytes", kindNumber, "size of data that was too large and is not here"}}},
 		{Type: "agent.phase", Severity: info, Description: "A phase of the agent's boot sequence ended.", Fields: []EventField{
 			{"phase", kindString, "name of the phase"}, {"ok", kindBool, "whether it succeeded"}, {"seconds", kindNumber, "how long it took"}}},
+		{Type: "audit.call", Severity: info, Description: "A call that changes something was made: actor and source are who and from where.", Fields: []EventField{
+			{"procedure", kindString, "service and method"}, {"request", kindObject, "what was asked, without secrets"},
+			{"changes", kindList, "each with record, before and after: the fields that differ, without secrets"}, {"more_changes", kindNumber, "how many changes are not listed"}}},
 		{Type: "boot.expected", Severity: info, Description: "A machine may boot the agent from now on."},
 		{Type: "check.verdict", Severity: info, Description: "A check of a machine's hardware gave its verdict: pass is information, warn a warning, fail an error. The measurements are in the step's result.", Fields: []EventField{
 			step, {"verdict", kindString, "pass, warn, fail or skipped"}, {"results", kindNumber, "components that were checked"}, {"failed", kindNumber, "of these, how many failed"}}},

@@ -6,7 +6,6 @@ import "bloomery/api/bloomery/v1/bloomeryv1connect"
 type pending struct {
 	bloomeryv1connect.UnimplementedMachineServiceHandler
 	bloomeryv1connect.UnimplementedWebhookServiceHandler
-	bloomeryv1connect.UnimplementedAccessServiceHandler
 	bloomeryv1connect.UnimplementedRackServiceHandler
 	bloomeryv1connect.UnimplementedNodeServiceHandler
 }

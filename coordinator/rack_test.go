@@ -177,6 +177,7 @@ func (r *rack) start() {
 		},
 	})
 	must(r.t, err)
+	must(r.t, r.c.prepare(ctx))
 	address := "127.0.0.1:0"
 	if r.api != "" {
 		address = r.api

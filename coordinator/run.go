@@ -57,6 +57,9 @@ func Run(ctx context.Context, config Config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := c.prepare(ctx); err != nil {
+		return err
+	}
 	return c.serve(ctx)
 }
 
@@ -118,9 +121,7 @@ func (c *Coordinator) serve(ctx context.Context) error {
 			}
 		})
 	}
-	tls := c.Authority.ServerTLS()
-	tls.Time = c.config.Now
-	part("API", func() error { return serve(ctx, server(c.Handler(), tls, c.Logger), api) })
+	part("API", func() error { return serve(ctx, server(c.Handler(), c.Authority.ServerTLS(), c.Logger), api) })
 	if len(phoneHome) > 0 {
 		part("phone-home", func() error { return serve(ctx, phoneHomeServer(c.PhoneHome(), c.Logger), phoneHome) })
 	}

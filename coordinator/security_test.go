@@ -1,6 +1,9 @@
 package coordinator
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"net/http"
 	"strings"
@@ -175,13 +178,13 @@ func TestEnrolAgainWithTheSameKey(t *testing.T) {
 	r.createMachine(r.operator())
 	a := r.enrolled(t)
 	first := a.tls.Certificates[0]
+	a.show(nil)
 	must(t, a.enrol(t.Context()))
-	if _, err := a.client.NextStep(t.Context(), connect.NewRequest(&bloomeryv1.NextStepRequest{BootId: a.bootID})); err != nil {
+	if _, err := a.poll(t.Context()); err != nil {
 		t.Errorf("the later certificate: %v", err)
 	}
-	a.tls.Certificates = []tls.Certificate{first}
-	a.connect()
-	if _, err := a.client.NextStep(t.Context(), connect.NewRequest(&bloomeryv1.NextStepRequest{BootId: a.bootID})); connect.CodeOf(err) != connect.CodeFailedPrecondition {
+	a.show(&first)
+	if _, err := a.poll(t.Context()); connect.CodeOf(err) != connect.CodeFailedPrecondition {
 		t.Errorf("the earlier certificate: %v", err)
 	}
 	// Firmware gets no file once an agent has enrolled, while the agent's own DHCP client is still answered.
@@ -190,6 +193,55 @@ func TestEnrolAgainWithTheSameKey(t *testing.T) {
 	}
 	if _, ok := r.c.mayBoot(t.Context(), r.config.Provisioning.Range.First); ok {
 		t.Error("firmware may fetch the agent again")
+	}
+}
+
+// TestAgentRenewal renews long after the enrolment, with a new key, as an agent does whose job runs for a day.
+func TestAgentRenewal(t *testing.T) {
+	r := newRack(t)
+	r.createMachine(r.operator())
+	a := r.enrolled(t)
+	must(t, r.c.Store.Update(t.Context(), func(tx *store.Tx) error {
+		b, err := tx.Boot("m1")
+		if err != nil {
+			return err
+		}
+		b.Enrolled = b.Enrolled.Add(-16 * time.Hour)
+		return tx.SaveBoot(b)
+	}))
+	first := a.tls.Certificates[0]
+	renew := func() error {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		must(t, err)
+		a.key = key
+		return a.enrol(t.Context())
+	}
+	must(t, renew())
+	second := a.tls.Certificates[0]
+	for name, cert := range map[string]*tls.Certificate{"new": &second, "old, in calls under way": &first} {
+		a.show(cert)
+		if _, err := a.poll(t.Context()); err != nil {
+			t.Errorf("the certificate that is %s: %v", name, err)
+		}
+	}
+	// The answer was lost: the old certificate asks again.
+	must(t, renew())
+	third := a.tls.Certificates[0]
+	must(t, renew())
+	for name, cert := range map[string]*tls.Certificate{"first": &first, "second": &second} {
+		a.show(cert)
+		if _, err := a.poll(t.Context()); connect.CodeOf(err) != connect.CodeFailedPrecondition {
+			t.Errorf("the %s certificate after three renewals: %v", name, err)
+		}
+	}
+	a.show(&third)
+	if _, err := a.poll(t.Context()); err != nil {
+		t.Errorf("the certificate that asked last: %v", err)
+	}
+	// Without a certificate, a day later, nobody enrols for this boot.
+	a.show(nil)
+	if err := renew(); connect.CodeOf(err) != connect.CodePermissionDenied {
+		t.Errorf("an enrolment without a certificate: %v", err)
 	}
 }
 

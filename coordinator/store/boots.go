@@ -18,9 +18,12 @@ type Boot struct {
 	Enrolled time.Time
 	Heard    time.Time
 	// BootID is the agent's own id of this boot. The hashes are SHA-256 of its public key and of its certificate.
+	// After a renewal CertificateHash is that of the new certificate followed by that of the one that asked for it.
 	BootID          string
 	KeyHash         []byte
 	CertificateHash []byte
+	// Authority is the fingerprint of the root under which the certificate was signed.
+	Authority string
 }
 
 // Open says that an agent may enrol for this boot now.
@@ -32,8 +35,8 @@ func (b *Boot) Open(now time.Time) bool {
 func (r *Reader) Boot(machine string) (*Boot, error) {
 	b := &Boot{Machine: machine}
 	var created, expires, enrolled, heard int64
-	err := r.q.QueryRowContext(r.ctx, "SELECT job_id, round, created, expires, enrolled, heard, boot_id, key_hash, certificate_hash FROM boots WHERE machine = ?", machine).
-		Scan(&b.JobID, &b.Round, &created, &expires, &enrolled, &heard, &b.BootID, &b.KeyHash, &b.CertificateHash)
+	err := r.q.QueryRowContext(r.ctx, "SELECT job_id, round, created, expires, enrolled, heard, boot_id, key_hash, certificate_hash, authority FROM boots WHERE machine = ?", machine).
+		Scan(&b.JobID, &b.Round, &created, &expires, &enrolled, &heard, &b.BootID, &b.KeyHash, &b.CertificateHash, &b.Authority)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
@@ -49,8 +52,8 @@ func (t *Tx) SaveBoot(b *Boot) error {
 	if err := t.DeleteBoot(b.Machine); err != nil {
 		return err
 	}
-	return t.exec("INSERT INTO boots (machine, job_id, round, created, expires, enrolled, heard, boot_id, key_hash, certificate_hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-		b.Machine, b.JobID, b.Round, nanos(b.Created), nanos(b.Expires), nanos(b.Enrolled), nanos(b.Heard), b.BootID, b.KeyHash, b.CertificateHash)
+	return t.exec("INSERT INTO boots (machine, job_id, round, created, expires, enrolled, heard, boot_id, key_hash, certificate_hash, authority) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+		b.Machine, b.JobID, b.Round, nanos(b.Created), nanos(b.Expires), nanos(b.Enrolled), nanos(b.Heard), b.BootID, b.KeyHash, b.CertificateHash, b.Authority)
 }
 
 // DeleteBoot ends the expectation that a machine boots the agent, and with it what its agent may do.

@@ -6,7 +6,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -133,23 +132,6 @@ func InitRack(dir string, o InitOptions) error {
 	return nil
 }
 
-// NewOperator makes another operator's certificate and key in the directory of a rack's CA.
-func NewOperator(dir, name string) error {
-	if err := ValidName(name); err != nil {
-		return fmt.Errorf("operator name: %w", err)
-	}
-	root, err := load(filepath.Join(dir, CACert), filepath.Join(dir, CAKey))
-	if err != nil {
-		return fmt.Errorf("load the rack's CA: %w", err)
-	}
-	operator, err := issue(operatorTemplate(name, time.Now()), root)
-	if err != nil {
-		return fmt.Errorf("make the operator's certificate: %w", err)
-	}
-	cert, key := OperatorFiles(dir, name)
-	return operator.write(cert, key)
-}
-
 var namePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
 
 // ValidName says whether a name can be a machine's, a rack's or an operator's.
@@ -158,15 +140,6 @@ func ValidName(name string) error {
 		return fmt.Errorf("%q: want 1 to %d lower-case letters, digits and inner hyphens", name, nameMaxLength)
 	}
 	return nil
-}
-
-func rootTemplate(rack string, now time.Time) *x509.Certificate {
-	return &x509.Certificate{
-		Subject:   pkix.Name{CommonName: "bloomery rack " + rack},
-		NotBefore: now.Add(-backdate), NotAfter: now.Add(caLifetime),
-		IsCA: true, BasicConstraintsValid: true, MaxPathLen: 1,
-		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-	}
 }
 
 // agentsCATemplate can sign client certificates only, and none that names an IP address or a foreign DNS name (RFC 5280, 4.2.1.10).
@@ -275,32 +248,4 @@ func writeNew(path string, mode os.FileMode, data []byte) error {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil
-}
-
-func load(certPath, keyPath string) (*pair, error) {
-	loaded, err := tls.LoadX509KeyPair(certPath, keyPath)
-	if err != nil {
-		return nil, err
-	}
-	key, ok := loaded.PrivateKey.(*ecdsa.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("%s: want an ECDSA key", keyPath)
-	}
-	cert, err := x509.ParseCertificate(loaded.Certificate[0])
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", certPath, err)
-	}
-	return &pair{cert: cert, key: key}, nil
-}
-
-func readCertificate(path string) (*x509.Certificate, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	block, _ := pem.Decode(data)
-	if block == nil || block.Type != "CERTIFICATE" {
-		return nil, fmt.Errorf("%s: holds no certificate", path)
-	}
-	return x509.ParseCertificate(block.Bytes)
 }

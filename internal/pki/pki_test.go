@@ -133,7 +133,7 @@ func TestRoles(t *testing.T) {
 		Subject:   pkix.Name{Organization: []string{OperatorOrganization}, CommonName: "anna"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}, a.agents, csr.PublicKey)
+	}, agentsPair(a), csr.PublicKey)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +156,7 @@ func TestRoles(t *testing.T) {
 		"operator":                         {config: operator, role: RoleOperator, who: "anna"},
 		"agent":                            {config: with(chain...), role: RoleAgent, who: "m1"},
 		"no certificate":                   {config: none, role: RoleNone},
-		"operator signed by the agents CA": {config: with(forged.Raw, a.agents.cert.Raw), fails: true},
+		"operator signed by the agents CA": {config: with(forged.Raw, a.Trusted()[0].Agents.Raw), fails: true},
 		"TLS 1.2":                          {config: old, fails: true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -215,3 +215,5 @@ func FuzzParseCSR(f *testing.F) {
 		}
 	})
 }
+
+func agentsPair(a *Authority) *pair { return &pair{a.Trusted()[0].Agents, a.Trusted()[0].AgentsKey} }

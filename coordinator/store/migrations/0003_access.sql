@@ -4,6 +4,11 @@ CREATE TABLE authorities (
   created INTEGER NOT NULL,
   body BLOB NOT NULL
 );
+CREATE TABLE node_certificates (
+  node TEXT PRIMARY KEY,
+  authority TEXT NOT NULL,
+  not_after INTEGER NOT NULL
+);
 CREATE TABLE operators (
   name TEXT PRIMARY KEY,
   role INTEGER NOT NULL,
@@ -13,6 +18,7 @@ CREATE TABLE operators (
 CREATE TABLE operator_certificates (
   fingerprint BLOB PRIMARY KEY,
   operator TEXT NOT NULL,
+  authority TEXT NOT NULL,
   created INTEGER NOT NULL,
   not_after INTEGER NOT NULL
 );
@@ -28,3 +34,4 @@ CREATE TABLE tokens (
 );
 ALTER TABLE events ADD COLUMN actor TEXT NOT NULL DEFAULT '';
 ALTER TABLE events ADD COLUMN source TEXT NOT NULL DEFAULT '';
+ALTER TABLE boots ADD COLUMN authority TEXT NOT NULL DEFAULT '';
