@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -63,7 +64,12 @@ type rack struct {
 	stopAll  context.CancelFunc
 	life     context.Context
 	offAgent context.CancelFunc
+	// skew is how far the coordinator's wall clock is ahead, in nanoseconds.
+	skew atomic.Int64
 }
+
+// setClock puts the coordinator's wall clock ahead of the others'.
+func (r *rack) setClock(ahead time.Duration) { r.skew.Store(int64(ahead)) }
 
 func testTiming() Timing {
 	return Timing{Boot: 5 * time.Second, Await: 10 * time.Second, Quiet: 700 * time.Millisecond, Lost: 20 * time.Second, Job: time.Minute, Tick: 20 * time.Millisecond, Lease: 600 * time.Millisecond, Retry: 5 * time.Millisecond}
@@ -90,6 +96,7 @@ func newRack(t *testing.T) *rack {
 	r.machine = bmctest.New(r.power)
 	r.config = Config{
 		Data: dir, PKI: pkiDir, Timing: testTiming(),
+		Now:          func() time.Time { return time.Now().Add(time.Duration(r.skew.Load())) },
 		Provisioning: &Provisioning{Interface: "none", Address: netip.MustParsePrefix("127.66.0.1/16"), Range: mustRange(t, "127.66.0.100-127.66.0.199")},
 		Networks: []Network{
 			{Name: ProvisioningNetwork, VLAN: 100}, {Name: QuarantineNetwork, VLAN: 999},
