@@ -107,7 +107,7 @@ type Timing struct {
 	Job time.Duration
 	// Tick is how often a job is looked at when nothing wakes it; Lease how long a coordinator that falls silent keeps what it drives.
 	Tick, Lease time.Duration
-	// Retry is the first pause after an action failed; it doubles.
+	// Retry is the first pause after an action or a webhook's delivery failed; it doubles.
 	Retry time.Duration
 }
 

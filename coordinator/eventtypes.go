@@ -44,6 +44,7 @@ func EventTypes() []EventType {
 	)
 	step := EventField{"step", kindString, "the step's kind, for example write_image"}
 	reason := EventField{"reason", kindString, "stable word for why, empty if it went well"}
+	hook := EventField{"webhook", kindString, "the webhook's name"}
 	from := EventField{"from", kindString, "address of the caller"}
 	refused := []EventField{from, {"role", kindString, "role of the caller's certificate; none without one"}, {"name", kindString, "name in the caller's certificate"}}
 	boot := func(more ...EventField) []EventField {
@@ -111,6 +112,12 @@ func EventTypes() []EventType {
 		{Type: "system.phoned_home", Severity: info, Description: "The installed system reported that it runs.", Fields: []EventField{from}},
 		{Type: "view.deleted", Severity: info, Description: "A view of machines was deleted.", Fields: []EventField{{"view", kindString, "its name"}}},
 		{Type: "view.saved", Severity: info, Description: "A view of machines was saved.", Fields: []EventField{{"view", kindString, "its name"}}},
+		{Type: "webhook.added", Severity: info, Description: "A webhook was added.", Fields: []EventField{hook}},
+		{Type: "webhook.gave_up", Severity: failure, Description: "A webhook's first dead letter: an event could not be delivered. There is no other event until its list was emptied.", Fields: []EventField{
+			hook, {"sequence", kindNumber, "the event's number"}, {"tries", kindNumber, "how often it was tried"}, {"status", kindNumber, "HTTP status of the last answer, 0 without one"}}},
+		{Type: "webhook.removed", Severity: info, Description: "A webhook and its dead letters were removed.", Fields: []EventField{hook}},
+		{Type: "webhook.retried", Severity: info, Description: "A webhook's dead letters are tried again.", Fields: []EventField{hook, {"letters", kindNumber, "how many"}}},
+		{Type: "webhook.test", Severity: info, Description: "A webhook was tested: its receiver gets this event at once, and may get it again in its turn.", Fields: []EventField{hook}},
 	}
 }
 

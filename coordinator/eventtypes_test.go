@@ -2,22 +2,26 @@ package coordinator
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	bloomeryv1 "bloomery/api/bloomery/v1"
+	"bloomery/api/webhook"
 	"bloomery/coordinator/store"
 )
 
@@ -195,6 +199,33 @@ func validateStored(t *testing.T, r *rack) {
 		must(t, json.Unmarshal(encoded, &v))
 		if err := compiled.Validate(v); err != nil {
 			t.Errorf("event %d of type %s: %v", e.GetSequence(), e.GetType(), err)
+		}
+	}
+}
+
+// TestVerifyInPython runs the example of the page against our own signature.
+func TestVerifyInPython(t *testing.T) {
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip("no python3 on this machine")
+	}
+	page, err := os.ReadFile(eventsPage)
+	must(t, err)
+	_, rest, _ := strings.Cut(string(page), "```python\n")
+	example, _, ok := strings.Cut(rest, "```")
+	if !ok {
+		t.Fatal("the page has no example")
+	}
+	secret, body := []byte("0123456789abcdef"), `{"id":"rack1/1"}`
+	sound := webhook.Sign(secret, []byte(body), time.Now())
+	for _, c := range []struct {
+		header, body string
+		want         string
+	}{{sound, body, "True"}, {sound, body + " ", "False"}, {sound[:len(sound)-1], body, "False"}, {"", body, "False"}, {webhook.Sign(secret, []byte(body), time.Now().Add(-time.Hour)), body, "False"}, {"t=x,v1=é", body, "False"}} {
+		script := example + "\nimport sys\nprint(verify(sys.argv[1], sys.argv[2], sys.argv[3].encode()))\n"
+		out, err := exec.CommandContext(t.Context(), python, "-c", script, base64.StdEncoding.EncodeToString(secret), c.header, c.body).CombinedOutput()
+		if err != nil || strings.TrimSpace(string(out)) != c.want {
+			t.Errorf("verify(%q, %q): %s %v, want %s", c.header, c.body, out, err, c.want)
 		}
 	}
 }

@@ -198,6 +198,7 @@ func (r *rack) start() {
 	r.wg.Go(func() { _ = serve(ctx, server(r.c.Handler(), r.auth.ServerTLS(), log), []net.Listener{l}) })
 	r.wg.Go(func() { _ = serve(ctx, phoneHomeServer(r.c.PhoneHome(), log), []net.Listener{p}) })
 	r.wg.Go(func() { _ = r.c.Drive(ctx) })
+	r.wg.Go(func() { _ = r.c.DeliverWebhooks(ctx) })
 }
 
 // halt ends the coordinator's life.

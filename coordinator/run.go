@@ -129,6 +129,7 @@ func (c *Coordinator) serve(ctx context.Context) error {
 		part("netboot", func() error { return boot.Serve(ctx) })
 	}
 	part("jobs", func() error { return c.Drive(ctx) })
+	part("webhooks", func() error { return c.DeliverWebhooks(ctx) })
 	part("pruning", func() error { return c.prune(ctx) })
 	c.Logger.Info("coordinator is up", "api", c.config.Listen.API)
 	if c.config.Ready != nil {

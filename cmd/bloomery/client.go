@@ -33,6 +33,7 @@ type client struct {
 	machines bloomeryv1connect.MachineServiceClient
 	jobs     bloomeryv1connect.JobServiceClient
 	events   bloomeryv1connect.EventServiceClient
+	webhooks bloomeryv1connect.WebhookServiceClient
 	images   bloomeryv1connect.ImageServiceClient
 	config   clientConfig
 }
@@ -109,6 +110,7 @@ func (s *settings) connect() (*client, error) {
 		machines: bloomeryv1connect.NewMachineServiceClient(httpClient, anyCoordinator, again),
 		jobs:     bloomeryv1connect.NewJobServiceClient(httpClient, anyCoordinator, again),
 		events:   bloomeryv1connect.NewEventServiceClient(httpClient, anyCoordinator, again),
+		webhooks: bloomeryv1connect.NewWebhookServiceClient(httpClient, anyCoordinator, again),
 		images:   bloomeryv1connect.NewImageServiceClient(httpClient, anyCoordinator, again),
 		config:   config,
 	}, nil

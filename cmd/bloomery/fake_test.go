@@ -27,6 +27,7 @@ type fakeCoordinator struct {
 	bloomeryv1connect.UnimplementedMachineServiceHandler
 	bloomeryv1connect.UnimplementedJobServiceHandler
 	bloomeryv1connect.UnimplementedEventServiceHandler
+	bloomeryv1connect.UnimplementedWebhookServiceHandler
 	bloomeryv1connect.UnimplementedImageServiceHandler
 	key images.PublicKey
 
@@ -54,6 +55,7 @@ func serveFake(t testing.TB, dir, socket string) error {
 	mux.Handle(bloomeryv1connect.NewMachineServiceHandler(f))
 	mux.Handle(bloomeryv1connect.NewJobServiceHandler(f))
 	mux.Handle(bloomeryv1connect.NewEventServiceHandler(f))
+	mux.Handle(bloomeryv1connect.NewWebhookServiceHandler(f))
 	mux.Handle(bloomeryv1connect.NewImageServiceHandler(f))
 	listener, err := net.Listen("unix", socket)
 	if err != nil {

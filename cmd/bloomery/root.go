@@ -86,7 +86,7 @@ It reads which rack, and with which certificate, from the file that
 		return usagef("--output %q: use table, json or yaml", set.output)
 	}
 	root.AddCommand(
-		newMachineCommand(set), newJobCommand(set), newEventCommand(set), newImageCommand(set),
+		newMachineCommand(set), newJobCommand(set), newEventCommand(set), newWebhookCommand(set), newImageCommand(set),
 		newRackCommand(set), newAgentImageCommand(set), newLabCommand(set),
 	)
 	return root

@@ -13,6 +13,7 @@ CREATE TABLE dead_letters (
   tries INTEGER NOT NULL,
   error TEXT NOT NULL,
   given_up INTEGER NOT NULL,
+  again INTEGER NOT NULL,
   event BLOB NOT NULL,
   PRIMARY KEY (webhook, sequence)
 );

@@ -63,7 +63,7 @@ type WebhookServiceClient interface {
 	RemoveWebhook(context.Context, *connect.Request[v1.RemoveWebhookRequest]) (*connect.Response[v1.RemoveWebhookResponse], error)
 	// ListDeadLetters returns deliveries that were given up, oldest first.
 	ListDeadLetters(context.Context, *connect.Request[v1.ListDeadLettersRequest]) (*connect.Response[v1.ListDeadLettersResponse], error)
-	// RetryDeadLetters puts given-up deliveries of a webhook back in line.
+	// RetryDeadLetters puts given-up deliveries of a webhook back in line: each is tried once more.
 	RetryDeadLetters(context.Context, *connect.Request[v1.RetryDeadLettersRequest]) (*connect.Response[v1.RetryDeadLettersResponse], error)
 }
 
@@ -167,7 +167,7 @@ type WebhookServiceHandler interface {
 	RemoveWebhook(context.Context, *connect.Request[v1.RemoveWebhookRequest]) (*connect.Response[v1.RemoveWebhookResponse], error)
 	// ListDeadLetters returns deliveries that were given up, oldest first.
 	ListDeadLetters(context.Context, *connect.Request[v1.ListDeadLettersRequest]) (*connect.Response[v1.ListDeadLettersResponse], error)
-	// RetryDeadLetters puts given-up deliveries of a webhook back in line.
+	// RetryDeadLetters puts given-up deliveries of a webhook back in line: each is tried once more.
 	RetryDeadLetters(context.Context, *connect.Request[v1.RetryDeadLettersRequest]) (*connect.Response[v1.RetryDeadLettersResponse], error)
 }
 
