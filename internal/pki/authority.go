@@ -63,7 +63,6 @@ type Authority struct {
 	AgentLifetime, LeafLifetime time.Duration
 
 	mu    sync.Mutex
-	now   func() time.Time
 	state atomic.Pointer[state]
 }
 
@@ -74,21 +73,23 @@ type state struct {
 	server   tls.Certificate
 	pool     *x509.CertPool
 	listener *tls.Config
+	// now is the clock by which certificates are checked; nil is time.Now.
+	now func() time.Time
 }
 
 func newAuthority(trusted []*CA, server tls.Certificate) *Authority {
 	a := &Authority{AgentLifetime: AgentLifetime, LeafLifetime: leafLifetime}
-	a.set(trusted, server)
+	a.set(trusted, server, nil)
 	return a
 }
 
-func (a *Authority) set(trusted []*CA, server tls.Certificate) {
+func (a *Authority) set(trusted []*CA, server tls.Certificate, now func() time.Time) {
 	pool := x509.NewCertPool()
 	for _, ca := range trusted {
 		pool.AddCert(ca.Root)
 	}
-	a.state.Store(&state{trusted: trusted, server: server, pool: pool, listener: &tls.Config{
-		Time:         a.now,
+	a.state.Store(&state{trusted: trusted, server: server, pool: pool, now: now, listener: &tls.Config{
+		Time:         now,
 		MinVersion:   tls.VersionTLS13,
 		Certificates: []tls.Certificate{server},
 		ClientAuth:   tls.VerifyClientCertIfGiven,
@@ -104,7 +105,8 @@ func (a *Authority) Use(trusted []*CA) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.set(slices.Clone(trusted), a.state.Load().server)
+	s := a.state.Load()
+	a.set(slices.Clone(trusted), s.server, s.now)
 	return nil
 }
 
@@ -112,16 +114,16 @@ func (a *Authority) Use(trusted []*CA) error {
 func (a *Authority) UseServer(server tls.Certificate) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.set(a.state.Load().trusted, server)
+	s := a.state.Load()
+	a.set(s.trusted, server, s.now)
 }
 
 // UseClock replaces the clock by which certificates are checked.
 func (a *Authority) UseClock(now func() time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.now = now
 	s := a.state.Load()
-	a.set(s.trusted, s.server)
+	a.set(s.trusted, s.server, now)
 }
 
 // Trusted are the CAs that are trusted now; the first one signs.

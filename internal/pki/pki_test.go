@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -77,6 +78,11 @@ func TestInitRackModesAndRefusal(t *testing.T) {
 // dial makes a TLS connection over a pipe and returns who the server saw.
 func dial(t *testing.T, a *Authority, client *tls.Config) (Identity, error) {
 	t.Helper()
+	return handshake(t, a, a.ServerTLS(), client)
+}
+
+func handshake(t *testing.T, a *Authority, listener, client *tls.Config) (Identity, error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	c, s := net.Pipe()
@@ -87,15 +93,17 @@ func dial(t *testing.T, a *Authority, client *tls.Config) (Identity, error) {
 		conn := tls.Client(c, client)
 		err := conn.HandshakeContext(ctx)
 		if err == nil {
-			_, _ = conn.Read(make([]byte, 1))
+			_, err = conn.Read(make([]byte, 1))
 		}
 		done <- err
 	}()
-	server := tls.Server(s, a.ServerTLS())
+	server := tls.Server(s, listener)
 	err := server.HandshakeContext(ctx)
 	state := server.ConnectionState()
 	s.Close()
-	<-done
+	if clientErr := <-done; err == nil && clientErr != nil && !errors.Is(clientErr, io.EOF) {
+		err = clientErr
+	}
 	if err != nil {
 		return Identity{}, err
 	}
@@ -217,3 +225,32 @@ func FuzzParseCSR(f *testing.F) {
 }
 
 func agentsPair(a *Authority) *pair { return &pair{a.Trusted()[0].Agents, a.Trusted()[0].AgentsKey} }
+
+// TestNodesOnly connects two coordinators with each other, and refuses an operator as one end or the other.
+func TestNodesOnly(t *testing.T) {
+	dir, a := newRack(t)
+	cert, key := OperatorFiles(dir, "anna")
+	operator, err := LoadPair(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		change func(client, server *tls.Config)
+		ok     bool
+	}{
+		"coordinators":       {func(_, _ *tls.Config) {}, true},
+		"operator calls":     {func(client, _ *tls.Config) { client.Certificates = []tls.Certificate{operator} }, true},
+		"nobody calls":       {func(client, _ *tls.Config) { client.Certificates = nil }, false},
+		"an operator serves": {func(_, server *tls.Config) { server.Certificates = []tls.Certificate{operator} }, false},
+	} {
+		client, server := a.NodeTLS(), a.NodeServerTLS()
+		tc.change(client, server)
+		id, err := handshake(t, a, server, client)
+		if (err == nil) != tc.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+		if tc.ok && (id.Role == RoleNode) != (name == "coordinators") {
+			t.Errorf("%s: is %s", name, id.Role)
+		}
+	}
+}
