@@ -4,13 +4,18 @@ package store
 
 import (
 	"context"
-	"crypto/rand"
+	cryptorand "crypto/rand"
 	"database/sql"
+	"database/sql/driver"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -25,11 +30,15 @@ var (
 )
 
 const (
-	// callTimeout bounds one attempt; retryFor bounds all of them (a failover takes up to 6 s).
-	callTimeout = 5 * time.Second
-	retryFor    = 15 * time.Second
+	// callTimeout bounds one attempt, retryFor all of them; a failover takes below a second.
+	callTimeout = 2500 * time.Millisecond
+	retryFor    = 5 * time.Second
 	firstPause  = 5 * time.Millisecond
-	longPause   = 500 * time.Millisecond
+	longPause   = 100 * time.Millisecond
+	// openPatience is how long Open waits for other nodes; after it, calls say that there is no majority until there is one.
+	openPatience = 5 * time.Second
+	// handoverTimeout bounds the handing over of the leadership when a node stops.
+	handoverTimeout = 2 * time.Second
 )
 
 // Options says where a store is.
@@ -39,42 +48,123 @@ type Options struct {
 	// SecretFile holds the key that encrypts BMC passwords, mode 0600; it is made when it is not there.
 	SecretFile string
 	// Now dates what is stored; nil means time.Now.
-	Now    func() time.Time
-	Logger *slog.Logger
+	Now func() time.Time
+	// Cluster is nil in a rack of one coordinator.
+	Cluster *Cluster
+	Logger  *slog.Logger
 }
 
 // Store is an open database. Its methods may be called from several goroutines.
 type Store struct {
 	write, read *sql.DB
-	stop        func() error
+	node        engine
 	sealer      *sealer
 	now         func() time.Time
 	log         *slog.Logger
+
+	// usable is closed once the schema is known to be right; lost gives the error after which nothing goes on.
+	usable chan struct{}
+	lost   chan error
+	lock   *os.File
+	stop   context.CancelFunc
+	wg     sync.WaitGroup
 }
 
-// Open starts the database and brings its schema up to date.
+// Open starts the database and brings its schema up to date. Without a majority of the nodes it gives up waiting after
+// a few seconds: the store is returned, and becomes usable when the majority is there.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	seal, err := openSealer(o.SecretFile)
 	if err != nil {
 		return nil, err
 	}
-	write, read, stop, err := openDatabase(ctx, o.Dir, o.Logger)
+	lock, err := lockDir(o.Dir)
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{write: write, read: read, stop: stop, sealer: seal, now: o.Now, log: o.Logger}
+	node, err := startEngine(ctx, o)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	s := &Store{node: node, sealer: seal, now: o.Now, log: o.Logger, usable: make(chan struct{}), lost: make(chan error, 1), lock: lock}
 	if s.now == nil {
 		s.now = time.Now
 	}
-	if err := migrate(ctx, write); err != nil {
+	s.write, s.read = node.pools()
+	var life context.Context
+	life, s.stop = context.WithCancel(context.WithoutCancel(ctx))
+	s.wg.Go(func() { s.prepare(life) })
+	select {
+	case <-s.usable:
+		return s, nil
+	case err := <-s.lost:
 		return nil, errors.Join(err, s.Close())
+	case <-ctx.Done():
+		return nil, errors.Join(ctx.Err(), s.Close())
+	case <-time.After(openPatience):
+		o.Logger.Warn("the database has no majority yet; waiting for other coordinators", "members", memberAddresses(ctx, node))
+		return s, nil
 	}
-	return s, nil
 }
 
-// Close ends the pools and the node.
+// prepare makes the store usable when the database is, and watches for its end.
+func (s *Store) prepare(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case err := <-s.node.failed():
+		s.lost <- err
+		return
+	case <-s.node.ready():
+	}
+	for {
+		err := migrate(ctx, s.write)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if !errors.Is(err, ErrNoMajority) {
+			s.lost <- err
+			return
+		}
+	}
+	close(s.usable)
+	select {
+	case <-ctx.Done():
+	case err := <-s.node.failed():
+		s.lost <- err
+	}
+}
+
+// Close hands the leadership over, and ends the pools and the node.
 func (s *Store) Close() error {
-	return errors.Join(s.read.Close(), s.write.Close(), s.stop())
+	ctx, cancel := context.WithTimeout(context.Background(), handoverTimeout)
+	defer cancel()
+	if err := s.node.transfer(ctx); err != nil {
+		s.log.Info("hand the database's leadership over", "error", err)
+	}
+	s.stop()
+	err := s.node.close()
+	s.wg.Wait()
+	return errors.Join(err, s.lock.Close())
+}
+
+// wait returns when the schema is right.
+func (s *Store) wait(ctx context.Context) error {
+	select {
+	case <-s.usable:
+		return nil
+	default:
+	}
+	patience, cancel := context.WithTimeout(ctx, retryFor)
+	defer cancel()
+	select {
+	case <-s.usable:
+		return nil
+	case <-patience.Done():
+		return fmt.Errorf("open the database: %w", errors.Join(ErrNoMajority, ctx.Err()))
+	}
 }
 
 // querier is what a transaction and a pool have in common.
@@ -102,6 +192,9 @@ func (t *Tx) Now() time.Time { return t.now }
 
 // View calls f with one snapshot. f may be called again after a failure that passes, so it must set its results afresh.
 func (s *Store) View(ctx context.Context, f func(*Reader) error) error {
+	if err := s.wait(ctx); err != nil {
+		return err
+	}
 	return retry(ctx, func(ctx context.Context) error {
 		tx, err := s.read.BeginTx(ctx, nil)
 		if err != nil {
@@ -116,11 +209,14 @@ func (s *Store) View(ctx context.Context, f func(*Reader) error) error {
 // A commit whose fate is unknown is not done twice: each update leaves its id.
 func (s *Store) Update(ctx context.Context, f func(*Tx) error) error {
 	raw := make([]byte, 12)
-	if _, err := rand.Read(raw); err != nil {
+	if _, err := cryptorand.Read(raw); err != nil {
 		return fmt.Errorf("make an operation id: %w", err)
 	}
+	if err := s.wait(ctx); err != nil {
+		return err
+	}
 	id, unsure := hex.EncodeToString(raw), false
-	return retry(ctx, func(ctx context.Context) error {
+	err := retry(ctx, func(ctx context.Context) error {
 		tx, err := s.write.BeginTx(ctx, nil)
 		if err != nil {
 			return err
@@ -145,6 +241,10 @@ func (s *Store) Update(ctx context.Context, f func(*Tx) error) error {
 		unsure = true
 		return tx.Commit()
 	})
+	if err != nil && unsure && (errors.Is(err, ErrNoMajority) || ctx.Err() != nil) {
+		return errors.Join(ErrUnsure, err)
+	}
+	return err
 }
 
 func (t *Tx) exec(query string, args ...any) error {
@@ -152,34 +252,64 @@ func (t *Tx) exec(query string, args ...any) error {
 	return err
 }
 
-// retry runs f until it succeeds, fails for good, or the time is up.
+// retry runs f until it succeeds, fails for good, or the time is up: then the database has no majority.
 func retry(ctx context.Context, f func(context.Context) error) error {
 	until, pause := time.Now().Add(retryFor), firstPause
+	bounded, cancel := context.WithDeadline(ctx, until)
+	defer cancel()
 	for {
-		attempt, cancel := context.WithTimeout(ctx, callTimeout)
+		attempt, cancel := context.WithTimeout(bounded, callTimeout)
 		err := f(attempt)
+		late := attempt.Err() != nil
 		cancel()
-		if err == nil || !passes(err) || ctx.Err() != nil || time.Now().After(until) {
+		switch {
+		case err == nil:
+			return nil
+		case !late && !passes(err):
 			return err
+		case ctx.Err() != nil:
+			return errors.Join(ctx.Err(), unavailable(err))
 		}
 		select {
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), err)
-		case <-time.After(pause):
+		case <-bounded.Done():
+			return errors.Join(ctx.Err(), unavailable(err))
+		case <-time.After(pause/2 + rand.N(pause)):
 		}
 		pause = min(2*pause, longPause)
 	}
 }
 
+// unavailable names what kept a call from being done.
+func unavailable(err error) error {
+	if busy(err) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrNoMajority, err)
+}
+
 // passes tells failures of the database that go away by themselves: there is no busy timeout, and leaders change.
 func passes(err error) bool {
+	if busy(err) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, ErrNoMajority) {
+		return true
+	}
+	var network *net.OpError
+	if errors.As(err, &network) {
+		return true
+	}
 	text := err.Error()
-	for _, s := range []string{"database is locked", "not leader", "leadership lost", "no available dqlite leader", "checkpoint in progress", "bad connection", "no known leader"} {
+	// The last is what dqlite 1.11 says, with code 7, to a write while the leadership is handed over.
+	for _, s := range []string{"not leader", "leadership lost", "no available dqlite leader", "no known leader", "no more rows available"} {
 		if strings.Contains(text, s) {
 			return true
 		}
 	}
 	return false
+}
+
+// busy says that another transaction was in the way.
+func busy(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "database is locked") || strings.Contains(text, "checkpoint in progress")
 }
 
 // isUnique says that a statement broke a unique index.
