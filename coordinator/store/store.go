@@ -33,8 +33,10 @@ const (
 	// callTimeout bounds one attempt, retryFor all of them; a failover takes below a second.
 	callTimeout = 2500 * time.Millisecond
 	retryFor    = 5 * time.Second
-	firstPause  = 5 * time.Millisecond
-	longPause   = 100 * time.Millisecond
+	// hopelessAfter is how long a failover could take at most; without a leader for longer there is no majority.
+	hopelessAfter = 2 * time.Second
+	firstPause    = 5 * time.Millisecond
+	longPause     = 100 * time.Millisecond
 	// openPatience is how long Open waits for other nodes; after it, calls say that there is no majority until there is one.
 	openPatience = 5 * time.Second
 	// handoverTimeout bounds the handing over of the leadership when a node stops.
@@ -195,7 +197,7 @@ func (s *Store) View(ctx context.Context, f func(*Reader) error) error {
 	if err := s.wait(ctx); err != nil {
 		return err
 	}
-	return retry(ctx, func(ctx context.Context) error {
+	return s.retry(ctx, func(ctx context.Context) error {
 		tx, err := s.read.BeginTx(ctx, nil)
 		if err != nil {
 			return err
@@ -216,7 +218,7 @@ func (s *Store) Update(ctx context.Context, f func(*Tx) error) error {
 		return err
 	}
 	id, unsure := hex.EncodeToString(raw), false
-	err := retry(ctx, func(ctx context.Context) error {
+	err := s.retry(ctx, func(ctx context.Context) error {
 		tx, err := s.write.BeginTx(ctx, nil)
 		if err != nil {
 			return err
@@ -254,6 +256,18 @@ func (t *Tx) exec(query string, args ...any) error {
 
 // retry runs f until it succeeds, fails for good, or the time is up: then the database has no majority.
 func retry(ctx context.Context, f func(context.Context) error) error {
+	return retryUnless(ctx, func() bool { return false }, f)
+}
+
+// retry is like the function of that name, but where there has been no leader for a while one try is enough: callers pile up otherwise.
+func (s *Store) retry(ctx context.Context, f func(context.Context) error) error {
+	return retryUnless(ctx, func() bool {
+		leader, since, _ := s.node.leader()
+		return leader == "" && time.Since(since) > hopelessAfter
+	}, f)
+}
+
+func retryUnless(ctx context.Context, hopeless func() bool, f func(context.Context) error) error {
 	until, pause := time.Now().Add(retryFor), firstPause
 	bounded, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
@@ -267,7 +281,7 @@ func retry(ctx context.Context, f func(context.Context) error) error {
 			return nil
 		case !late && !passes(err):
 			return err
-		case ctx.Err() != nil:
+		case ctx.Err() != nil || hopeless():
 			return errors.Join(ctx.Err(), unavailable(err))
 		}
 		select {
