@@ -261,7 +261,7 @@ func TestGrowsLive(t *testing.T) {
 		t.Errorf("members without a majority: current %v, %v", current, err)
 	}
 	begin := time.Now()
-	err := third.View(t.Context(), func(r *Reader) error { _, err := r.RunningJobs(); return err })
+	err := third.View(t.Context(), func(r *Reader) error { _, err := r.Machine("m"); return err })
 	if !errors.Is(err, ErrNoMajority) || time.Since(begin) > 2*retryFor {
 		t.Errorf("a read without a majority: %v after %v", err, time.Since(begin))
 	}
@@ -276,7 +276,7 @@ func TestGrowsLive(t *testing.T) {
 	short, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	begin = time.Now()
-	err = third.View(short, func(r *Reader) error { _, err := r.RunningJobs(); return err })
+	err = third.View(short, func(r *Reader) error { _, err := r.Machine("m"); return err })
 	if !errors.Is(err, ErrNoMajority) || time.Since(begin) > 2*time.Second {
 		t.Errorf("a read with a deadline: %v after %v", err, time.Since(begin))
 	}
