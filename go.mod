@@ -8,6 +8,7 @@ replace github.com/canonical/go-dqlite => /usr/share/gocode/src/github.com/canon
 require (
 	aead.dev/minisign v0.3.0
 	connectrpc.com/connect v1.21.1
+	filippo.io/age v1.3.2
 	github.com/bougou/go-ipmi v0.9.1
 	github.com/canonical/go-dqlite v1.11.5
 	github.com/diskfs/go-diskfs v1.9.4
@@ -38,6 +39,7 @@ require (
 )
 
 require (
+	filippo.io/hpke v0.4.0 // indirect
 	github.com/Rican7/retry v0.3.0 // indirect
 	github.com/dustin/go-humanize v1.0.1 // indirect
 	github.com/fatih/color v1.15.0 // indirect

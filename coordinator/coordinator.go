@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/types/known/structpb"
@@ -46,6 +47,8 @@ type Coordinator struct {
 	sessions *sessions
 	// permissions is the table of who may call what, by procedure.
 	permissions map[string]permission
+	// backingUp is held while a backup is made.
+	backingUp sync.Mutex
 }
 
 // New makes a coordinator; Handler, Drive and the others make it do something.
@@ -75,6 +78,8 @@ type change struct {
 	records []record
 }
 
+func newChange(tx *store.Tx) *change { return &change{Tx: tx, topics: map[string]bool{}} }
+
 // update runs a transaction, and after its commit logs its events and wakes those who wait for what it touched.
 func (c *Coordinator) update(ctx context.Context, f func(*change) error) error {
 	who := callerOf(ctx)
@@ -83,7 +88,8 @@ func (c *Coordinator) update(ctx context.Context, f func(*change) error) error {
 	}
 	var done *change
 	err := c.Store.Update(ctx, func(tx *store.Tx) error {
-		done = &change{Tx: tx, topics: map[string]bool{}, who: who, call: callOf(ctx)}
+		done = newChange(tx)
+		done.who, done.call = who, callOf(ctx)
 		if err := f(done); err != nil {
 			return err
 		}

@@ -95,6 +95,10 @@ func EventTypes() []EventType {
 		{Type: "power.off", Severity: info, Description: "A machine was switched off."},
 		{Type: "power.on", Severity: info, Description: "A machine was switched on."},
 		{Type: "power.reset", Severity: info, Description: "Somebody reset a machine."},
+		{Type: "rack.backup", Severity: security, Description: "Somebody took a backup of the rack: whoever has it and its passphrase has the rack's keys."},
+		{Type: "rack.restored", Severity: security, Description: "The rack was restored from a backup; what happened after that was made is forgotten.", Fields: []EventField{
+			{"created", kindString, "when the backup was made, RFC 3339"}, {"node", kindString, "the coordinator that made it"},
+			{"version", kindString, "version of its program"}, {"running_jobs", kindNumber, "jobs that ran then"}}},
 		{Type: "security.boot_refused", Severity: security, Description: "A boot file was asked for from an address that may have none.", Fields: boot(from)},
 		{Type: "security.call_refused", Severity: security, Description: "A call was made that the caller's certificate does not allow.", Fields: refused},
 		{Type: "security.certificate_refused", Severity: security, Description: "A certificate claimed a role that it was not issued for.", Fields: refused},

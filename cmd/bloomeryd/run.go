@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"runtime/debug"
 	"strings"
 
 	"bloomery/coordinator"
@@ -90,7 +89,7 @@ func run(ctx context.Context, args []string, p process) int {
 		_, _ = fmt.Fprintf(p.stderr, "bloomeryd: unexpected argument %q\n", flags.Arg(0))
 		return exitUsage
 	case *version:
-		_, _ = fmt.Fprintln(p.stdout, "bloomeryd", buildVersion())
+		_, _ = fmt.Fprintln(p.stdout, "bloomeryd", coordinator.Version())
 		return exitDone
 	}
 	if *debugging {
@@ -158,11 +157,4 @@ func writeFlags(w io.Writer, flags *flag.FlagSet) {
 	flags.SetOutput(w)
 	flags.PrintDefaults()
 	flags.SetOutput(io.Discard)
-}
-
-func buildVersion() string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		return info.Main.Version
-	}
-	return "unknown"
 }

@@ -49,8 +49,8 @@ func migrations() ([]migration, error) {
 	return all, nil
 }
 
-// migrate brings the schema up to the newest version, each migration in a transaction of its own, and then the rows that SQL cannot.
-func migrate(ctx context.Context, db *sql.DB) error {
+// migrate brings the schema up to a version, each migration in a transaction of its own; to the newest, also the rows that SQL cannot.
+func migrate(ctx context.Context, db *sql.DB, upTo int) error {
 	all, err := migrations()
 	if err != nil {
 		return err
@@ -61,7 +61,7 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	}); err != nil {
 		return fmt.Errorf("prepare the schema: %w", err)
 	}
-	for _, m := range all {
+	for _, m := range all[:upTo] {
 		if err := retry(ctx, func(ctx context.Context) error { return apply(ctx, db, m) }); err != nil {
 			return fmt.Errorf("migrate the schema to version %d: %w", m.version, err)
 		}
@@ -77,6 +77,9 @@ func migrate(ctx context.Context, db *sql.DB) error {
 		return nil
 	}); err != nil {
 		return err
+	}
+	if upTo < len(all) {
+		return nil
 	}
 	return recodeMachines(ctx, db)
 }

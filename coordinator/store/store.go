@@ -75,6 +75,15 @@ type Store struct {
 // Open starts the database and brings its schema up to date. Without a majority of the nodes it gives up waiting after
 // a few seconds: the store is returned, and becomes usable when the majority is there.
 func Open(ctx context.Context, o Options) (*Store, error) {
+	all, err := migrations()
+	if err != nil {
+		return nil, err
+	}
+	return openAt(ctx, o, len(all))
+}
+
+// openAt is Open with the schema version to migrate to.
+func openAt(ctx context.Context, o Options, schema int) (*Store, error) {
 	seal, err := openSealer(o.SecretFile)
 	if err != nil {
 		return nil, err
@@ -94,7 +103,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	s.write, s.read = node.pools()
 	var life context.Context
 	life, s.stop = context.WithCancel(context.WithoutCancel(ctx))
-	s.wg.Go(func() { s.prepare(life) })
+	s.wg.Go(func() { s.prepare(life, schema) })
 	select {
 	case <-s.usable:
 		return s, nil
@@ -109,7 +118,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 }
 
 // prepare makes the store usable when the database is, and watches for its end.
-func (s *Store) prepare(ctx context.Context) {
+func (s *Store) prepare(ctx context.Context, schema int) {
 	select {
 	case <-ctx.Done():
 		return
@@ -119,7 +128,7 @@ func (s *Store) prepare(ctx context.Context) {
 	case <-s.node.ready():
 	}
 	for {
-		err := migrate(ctx, s.write)
+		err := migrate(ctx, s.write, schema)
 		if err == nil {
 			break
 		}
