@@ -2,7 +2,6 @@ package coordinator
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -11,7 +10,6 @@ import (
 	bloomeryv1 "bloomery/api/bloomery/v1"
 	"bloomery/coordinator/store"
 	"bloomery/firmware/bmc"
-	"bloomery/network/switchport"
 )
 
 const (
@@ -85,9 +83,7 @@ func (d *driver) commitEffect(ch *change, jobID string, a Action, f finding) err
 		if !f.moved {
 			return nil
 		}
-		event.Type = "port.moved"
-		event.Message = fmt.Sprintf("switch port %s %s of machine %s moved from network %s to %s", m.GetSwitchPort().GetSwitch(), m.GetSwitchPort().GetPort(), m.GetName(), f.previous, f.network)
-		return ch.note(event, map[string]any{"from": f.previous, "to": f.network})
+		return ch.notePort(event, m, f)
 	default:
 		return nil
 	}
@@ -142,85 +138,6 @@ func powerOff(ctx context.Context, b bmc.Driver) error {
 		case <-time.After(offPoll):
 		}
 	}
-}
-
-// movePort moves a machine's port from the network that it is in. A machine that comes back to provisioning is switched on first,
-// because the guard wants to see its MAC address.
-func (c *Coordinator) movePort(ctx context.Context, m *bloomeryv1.Machine, to string, try int) (finding, error) {
-	target, ok := c.config.network(to)
-	if !ok {
-		return finding{}, &finalError{"NETWORK_NOT_FOUND", fmt.Errorf("network %q is not in the coordinator's configuration", to)}
-	}
-	driver, err := c.dialSwitch(ctx, m.GetSwitchPort().GetSwitch())
-	if err != nil {
-		return finding{}, err
-	}
-	defer func() { _ = driver.Close() }()
-	port := m.GetSwitchPort().GetPort()
-	state, err := driver.Port(ctx, port)
-	if errors.Is(err, switchport.ErrNoPort) {
-		return finding{}, &finalError{"PORT_NOT_FOUND", err}
-	}
-	if err != nil {
-		return finding{}, fmt.Errorf("read switch port %s: %w", port, err)
-	}
-	from, known := c.networkOf(state.AccessVLAN)
-	if !known || (m.GetNetwork() != "" && from.Name != m.GetNetwork() && from.Name != to) {
-		return finding{}, &finalError{"PORT_GUARD", fmt.Errorf("switch port %s is in VLAN %d, but machine %s was last in network %q: the port was not moved", port, state.AccessVLAN, m.GetName(), m.GetNetwork())}
-	}
-	back, patience := to == ProvisioningNetwork, guardTries
-	if back && from.Name != to {
-		patience = wakeTries
-		if err := c.withBMC(ctx, m, func(b bmc.Driver) error {
-			if try == resetTry {
-				if err := b.Reset(ctx); !errors.Is(err, bmc.ErrPoweredOff) {
-					return err
-				}
-			}
-			return b.PowerOn(ctx)
-		}); err != nil {
-			return finding{}, err
-		}
-	}
-	var macs []net.HardwareAddr
-	for _, text := range m.GetMacs() {
-		mac, err := net.ParseMAC(text)
-		if err != nil {
-			return finding{}, &finalError{"MAC_INVALID", fmt.Errorf("machine %s: %w", m.GetName(), err)}
-		}
-		macs = append(macs, mac)
-	}
-	result, err := switchport.Move(ctx, driver, switchport.MoveRequest{Port: port, MACs: macs, From: from.VLAN, To: target.VLAN})
-	var guard *switchport.GuardError
-	if errors.As(err, &guard) && (guard.Reason != switchport.ReasonMACNotSeen || try >= patience) {
-		return finding{}, &finalError{"PORT_GUARD", fmt.Errorf("switch port was not moved to network %s: %w", to, err)}
-	}
-	if err != nil {
-		return finding{}, err
-	}
-	return finding{network: to, previous: from.Name, moved: !result.AlreadyThere}, nil
-}
-
-func (c *Coordinator) networkOf(vlan uint16) (Network, bool) {
-	for _, n := range c.config.Networks {
-		if n.VLAN == vlan {
-			return n, true
-		}
-	}
-	return Network{}, false
-}
-
-func (c *Coordinator) dialSwitch(ctx context.Context, name string) (switchport.Driver, error) {
-	for _, s := range c.config.Switches {
-		if s.Name == name {
-			driver, err := c.DialSwitch(ctx, s)
-			if err != nil {
-				return nil, fmt.Errorf("reach switch %s: %w", name, err)
-			}
-			return driver, nil
-		}
-	}
-	return nil, &finalError{"SWITCH_NOT_FOUND", fmt.Errorf("switch %q is not in the coordinator's configuration", name)}
 }
 
 func (d *driver) checkPower(ctx context.Context, m *bloomeryv1.Machine) {

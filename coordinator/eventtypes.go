@@ -91,6 +91,7 @@ func EventTypes() []EventType {
 			EventField{"file", kindString, "its name"}, EventField{"bytes", kindNumber, "its size"}, EventField{"seconds", kindNumber, "how long it took"})},
 		{Type: "port.moved", Severity: info, Description: "A machine's switch port was moved to another network.", Fields: []EventField{
 			{"from", kindString, "network before"}, {"to", kindString, "network now"}}},
+		{Type: "port.not_moved", Severity: warning, Description: "An operator's move of a machine's switch port, to or from quarantine, failed; the message says why.", Fields: []EventField{{"to", kindString, "network that it should be in"}}},
 		{Type: "power.error", Severity: warning, Description: "A machine could not be switched off after its job."},
 		{Type: "power.off", Severity: info, Description: "A machine was switched off."},
 		{Type: "power.on", Severity: info, Description: "A machine was switched on."},
