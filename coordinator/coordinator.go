@@ -56,6 +56,9 @@ func New(config Config, deps Deps) (*Coordinator, error) {
 	if config.Now == nil {
 		config.Now = time.Now
 	}
+	if config.Node == "" {
+		config.Node = DefaultNode
+	}
 	deps.Authority.UseClock(config.Now)
 	table := map[string]permission{}
 	for _, p := range permissions() {

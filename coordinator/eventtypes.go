@@ -52,6 +52,8 @@ func EventTypes() []EventType {
 	}
 	mac := EventField{"mac", kindString, "MAC address that asked"}
 	return []EventType{
+		{Type: "access.node_renewed", Severity: info, Description: "A coordinator renewed its own certificate.", Fields: []EventField{
+			{"node", kindString, "its name"}, {"authority", kindString, "fingerprint of the CA that signed it"}}},
 		{Type: "access.operator_imported", Severity: warning, Description: "An operator was put on record as an administrator because their certificate lies in the PKI folder and the rack had no administrator.", Fields: []EventField{
 			{"operator", kindString, "the operator's name"}}},
 		{Type: "agent.enrolled", Severity: info, Description: "An agent got its certificate for this boot.", Fields: []EventField{

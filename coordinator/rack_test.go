@@ -184,7 +184,8 @@ func (r *rack) start() {
 		},
 	})
 	must(r.t, err)
-	must(r.t, r.c.prepare(ctx))
+	keeper := r.c.newAuthorityKeeper(20 * time.Millisecond)
+	must(r.t, keeper.follow(ctx))
 	address := "127.0.0.1:0"
 	if r.api != "" {
 		address = r.api
@@ -198,6 +199,7 @@ func (r *rack) start() {
 	r.wg.Go(func() { _ = serve(ctx, server(r.c.Handler(), r.auth.ServerTLS(), log), []net.Listener{l}) })
 	r.wg.Go(func() { _ = serve(ctx, phoneHomeServer(r.c.PhoneHome(), log), []net.Listener{p}) })
 	r.wg.Go(func() { _ = r.c.Drive(ctx) })
+	r.wg.Go(func() { _ = keeper.run(ctx) })
 	r.wg.Go(func() { _ = r.c.DeliverWebhooks(ctx) })
 }
 

@@ -136,7 +136,6 @@ func permissions() []permission {
 
 		{bloomeryv1connect.NodeServiceWatchHintsProcedure, pki.RoleNode, 0, 0},
 		{bloomeryv1connect.NodeServiceGetNodeStatusProcedure, pki.RoleNode, 0, 0},
-		{bloomeryv1connect.NodeServiceRenewNodeProcedure, pki.RoleNode, 0, 0},
 	}
 }
 

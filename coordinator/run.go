@@ -57,9 +57,6 @@ func Run(ctx context.Context, config Config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := c.prepare(ctx); err != nil {
-		return err
-	}
 	return c.serve(ctx)
 }
 
@@ -128,6 +125,7 @@ func (c *Coordinator) serve(ctx context.Context) error {
 	if boot != nil {
 		part("netboot", func() error { return boot.Serve(ctx) })
 	}
+	part("certificates", func() error { return c.newAuthorityKeeper(authoritySettle).run(ctx) })
 	part("jobs", func() error { return c.Drive(ctx) })
 	part("webhooks", func() error { return c.DeliverWebhooks(ctx) })
 	part("pruning", func() error { return c.prune(ctx) })

@@ -83,7 +83,7 @@ const (
 	RotateCARequest_PHASE_BEGIN RotateCARequest_Phase = 1
 	// Stop trusting the old CA. FAILED_PRECONDITION while something that is in use needs it.
 	RotateCARequest_PHASE_FINISH RotateCARequest_Phase = 2
-	// Give the new CA up.
+	// The old CA signs again; finish then drops the new one.
 	RotateCARequest_PHASE_ABORT RotateCARequest_Phase = 3
 )
 
@@ -1338,110 +1338,6 @@ func (x *GetNodeStatusResponse) GetTime() *timestamppb.Timestamp {
 	return nil
 }
 
-type RenewNodeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Csr           []byte                 `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"`
-	Names         []string               `protobuf:"bytes,2,rep,name=names,proto3" json:"names,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *RenewNodeRequest) Reset() {
-	*x = RenewNodeRequest{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[20]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *RenewNodeRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*RenewNodeRequest) ProtoMessage() {}
-
-func (x *RenewNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[20]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use RenewNodeRequest.ProtoReflect.Descriptor instead.
-func (*RenewNodeRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{20}
-}
-
-func (x *RenewNodeRequest) GetCsr() []byte {
-	if x != nil {
-		return x.Csr
-	}
-	return nil
-}
-
-func (x *RenewNodeRequest) GetNames() []string {
-	if x != nil {
-		return x.Names
-	}
-	return nil
-}
-
-type RenewNodeResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Certificates  [][]byte               `protobuf:"bytes,1,rep,name=certificates,proto3" json:"certificates,omitempty"`
-	Authorities   [][]byte               `protobuf:"bytes,2,rep,name=authorities,proto3" json:"authorities,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *RenewNodeResponse) Reset() {
-	*x = RenewNodeResponse{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[21]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *RenewNodeResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*RenewNodeResponse) ProtoMessage() {}
-
-func (x *RenewNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[21]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use RenewNodeResponse.ProtoReflect.Descriptor instead.
-func (*RenewNodeResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{21}
-}
-
-func (x *RenewNodeResponse) GetCertificates() [][]byte {
-	if x != nil {
-		return x.Certificates
-	}
-	return nil
-}
-
-func (x *RenewNodeResponse) GetAuthorities() [][]byte {
-	if x != nil {
-		return x.Authorities
-	}
-	return nil
-}
-
 var File_bloomery_v1_rack_proto protoreflect.FileDescriptor
 
 const file_bloomery_v1_rack_proto_rawDesc = "" +
@@ -1537,13 +1433,7 @@ const file_bloomery_v1_rack_proto_rawDesc = "" +
 	"\x14GetNodeStatusRequest\"n\n" +
 	"\x15GetNodeStatusResponse\x12%\n" +
 	"\x04node\x18\x01 \x01(\v2\x11.bloomery.v1.NodeR\x04node\x12.\n" +
-	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\":\n" +
-	"\x10RenewNodeRequest\x12\x10\n" +
-	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x14\n" +
-	"\x05names\x18\x02 \x03(\tR\x05names\"Y\n" +
-	"\x11RenewNodeResponse\x12\"\n" +
-	"\fcertificates\x18\x01 \x03(\fR\fcertificates\x12 \n" +
-	"\vauthorities\x18\x02 \x03(\fR\vauthorities*f\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time*f\n" +
 	"\bNodeRole\x12\x19\n" +
 	"\x15NODE_ROLE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fNODE_ROLE_VOTER\x10\x01\x12\x15\n" +
@@ -1558,12 +1448,11 @@ const file_bloomery_v1_rack_proto_rawDesc = "" +
 	"\bRotateCA\x12\x1c.bloomery.v1.RotateCARequest\x1a\x1d.bloomery.v1.RotateCAResponse\x12Y\n" +
 	"\x0eGetAuthorities\x12\".bloomery.v1.GetAuthoritiesRequest\x1a#.bloomery.v1.GetAuthoritiesResponse\x12O\n" +
 	"\n" +
-	"BackupRack\x12\x1e.bloomery.v1.BackupRackRequest\x1a\x1f.bloomery.v1.BackupRackResponse0\x012\x82\x02\n" +
+	"BackupRack\x12\x1e.bloomery.v1.BackupRackRequest\x1a\x1f.bloomery.v1.BackupRackResponse0\x012\xb6\x01\n" +
 	"\vNodeService\x12O\n" +
 	"\n" +
 	"WatchHints\x12\x1e.bloomery.v1.WatchHintsRequest\x1a\x1f.bloomery.v1.WatchHintsResponse0\x01\x12V\n" +
-	"\rGetNodeStatus\x12!.bloomery.v1.GetNodeStatusRequest\x1a\".bloomery.v1.GetNodeStatusResponse\x12J\n" +
-	"\tRenewNode\x12\x1d.bloomery.v1.RenewNodeRequest\x1a\x1e.bloomery.v1.RenewNodeResponseB%Z#bloomery/api/bloomery/v1;bloomeryv1b\x06proto3"
+	"\rGetNodeStatus\x12!.bloomery.v1.GetNodeStatusRequest\x1a\".bloomery.v1.GetNodeStatusResponseB%Z#bloomery/api/bloomery/v1;bloomeryv1b\x06proto3"
 
 var (
 	file_bloomery_v1_rack_proto_rawDescOnce sync.Once
@@ -1578,7 +1467,7 @@ func file_bloomery_v1_rack_proto_rawDescGZIP() []byte {
 }
 
 var file_bloomery_v1_rack_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_bloomery_v1_rack_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_bloomery_v1_rack_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_bloomery_v1_rack_proto_goTypes = []any{
 	(NodeRole)(0),                   // 0: bloomery.v1.NodeRole
 	(RotateCARequest_Phase)(0),      // 1: bloomery.v1.RotateCARequest.Phase
@@ -1602,23 +1491,21 @@ var file_bloomery_v1_rack_proto_goTypes = []any{
 	(*WatchHintsResponse)(nil),      // 19: bloomery.v1.WatchHintsResponse
 	(*GetNodeStatusRequest)(nil),    // 20: bloomery.v1.GetNodeStatusRequest
 	(*GetNodeStatusResponse)(nil),   // 21: bloomery.v1.GetNodeStatusResponse
-	(*RenewNodeRequest)(nil),        // 22: bloomery.v1.RenewNodeRequest
-	(*RenewNodeResponse)(nil),       // 23: bloomery.v1.RenewNodeResponse
-	(*timestamppb.Timestamp)(nil),   // 24: google.protobuf.Timestamp
+	(*timestamppb.Timestamp)(nil),   // 22: google.protobuf.Timestamp
 }
 var file_bloomery_v1_rack_proto_depIdxs = []int32{
 	0,  // 0: bloomery.v1.Node.role:type_name -> bloomery.v1.NodeRole
-	24, // 1: bloomery.v1.Node.started_at:type_name -> google.protobuf.Timestamp
-	24, // 2: bloomery.v1.Node.certificate_not_after:type_name -> google.protobuf.Timestamp
+	22, // 1: bloomery.v1.Node.started_at:type_name -> google.protobuf.Timestamp
+	22, // 2: bloomery.v1.Node.certificate_not_after:type_name -> google.protobuf.Timestamp
 	2,  // 3: bloomery.v1.GetRackStatusResponse.nodes:type_name -> bloomery.v1.Node
-	24, // 4: bloomery.v1.GetRackStatusResponse.ca_not_after:type_name -> google.protobuf.Timestamp
-	24, // 5: bloomery.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	22, // 4: bloomery.v1.GetRackStatusResponse.ca_not_after:type_name -> google.protobuf.Timestamp
+	22, // 5: bloomery.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
 	1,  // 6: bloomery.v1.RotateCARequest.phase:type_name -> bloomery.v1.RotateCARequest.Phase
 	13, // 7: bloomery.v1.RotateCAResponse.authorities:type_name -> bloomery.v1.Authority
-	24, // 8: bloomery.v1.Authority.not_after:type_name -> google.protobuf.Timestamp
+	22, // 8: bloomery.v1.Authority.not_after:type_name -> google.protobuf.Timestamp
 	13, // 9: bloomery.v1.GetAuthoritiesResponse.authorities:type_name -> bloomery.v1.Authority
 	2,  // 10: bloomery.v1.GetNodeStatusResponse.node:type_name -> bloomery.v1.Node
-	24, // 11: bloomery.v1.GetNodeStatusResponse.time:type_name -> google.protobuf.Timestamp
+	22, // 11: bloomery.v1.GetNodeStatusResponse.time:type_name -> google.protobuf.Timestamp
 	3,  // 12: bloomery.v1.RackService.GetRackStatus:input_type -> bloomery.v1.GetRackStatusRequest
 	5,  // 13: bloomery.v1.RackService.CreateJoinToken:input_type -> bloomery.v1.CreateJoinTokenRequest
 	7,  // 14: bloomery.v1.RackService.JoinRack:input_type -> bloomery.v1.JoinRackRequest
@@ -1628,19 +1515,17 @@ var file_bloomery_v1_rack_proto_depIdxs = []int32{
 	16, // 18: bloomery.v1.RackService.BackupRack:input_type -> bloomery.v1.BackupRackRequest
 	18, // 19: bloomery.v1.NodeService.WatchHints:input_type -> bloomery.v1.WatchHintsRequest
 	20, // 20: bloomery.v1.NodeService.GetNodeStatus:input_type -> bloomery.v1.GetNodeStatusRequest
-	22, // 21: bloomery.v1.NodeService.RenewNode:input_type -> bloomery.v1.RenewNodeRequest
-	4,  // 22: bloomery.v1.RackService.GetRackStatus:output_type -> bloomery.v1.GetRackStatusResponse
-	6,  // 23: bloomery.v1.RackService.CreateJoinToken:output_type -> bloomery.v1.CreateJoinTokenResponse
-	8,  // 24: bloomery.v1.RackService.JoinRack:output_type -> bloomery.v1.JoinRackResponse
-	10, // 25: bloomery.v1.RackService.RemoveNode:output_type -> bloomery.v1.RemoveNodeResponse
-	12, // 26: bloomery.v1.RackService.RotateCA:output_type -> bloomery.v1.RotateCAResponse
-	15, // 27: bloomery.v1.RackService.GetAuthorities:output_type -> bloomery.v1.GetAuthoritiesResponse
-	17, // 28: bloomery.v1.RackService.BackupRack:output_type -> bloomery.v1.BackupRackResponse
-	19, // 29: bloomery.v1.NodeService.WatchHints:output_type -> bloomery.v1.WatchHintsResponse
-	21, // 30: bloomery.v1.NodeService.GetNodeStatus:output_type -> bloomery.v1.GetNodeStatusResponse
-	23, // 31: bloomery.v1.NodeService.RenewNode:output_type -> bloomery.v1.RenewNodeResponse
-	22, // [22:32] is the sub-list for method output_type
-	12, // [12:22] is the sub-list for method input_type
+	4,  // 21: bloomery.v1.RackService.GetRackStatus:output_type -> bloomery.v1.GetRackStatusResponse
+	6,  // 22: bloomery.v1.RackService.CreateJoinToken:output_type -> bloomery.v1.CreateJoinTokenResponse
+	8,  // 23: bloomery.v1.RackService.JoinRack:output_type -> bloomery.v1.JoinRackResponse
+	10, // 24: bloomery.v1.RackService.RemoveNode:output_type -> bloomery.v1.RemoveNodeResponse
+	12, // 25: bloomery.v1.RackService.RotateCA:output_type -> bloomery.v1.RotateCAResponse
+	15, // 26: bloomery.v1.RackService.GetAuthorities:output_type -> bloomery.v1.GetAuthoritiesResponse
+	17, // 27: bloomery.v1.RackService.BackupRack:output_type -> bloomery.v1.BackupRackResponse
+	19, // 28: bloomery.v1.NodeService.WatchHints:output_type -> bloomery.v1.WatchHintsResponse
+	21, // 29: bloomery.v1.NodeService.GetNodeStatus:output_type -> bloomery.v1.GetNodeStatusResponse
+	21, // [21:30] is the sub-list for method output_type
+	12, // [12:21] is the sub-list for method input_type
 	12, // [12:12] is the sub-list for extension type_name
 	12, // [12:12] is the sub-list for extension extendee
 	0,  // [0:12] is the sub-list for field type_name
@@ -1657,7 +1542,7 @@ func file_bloomery_v1_rack_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bloomery_v1_rack_proto_rawDesc), len(file_bloomery_v1_rack_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   22,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

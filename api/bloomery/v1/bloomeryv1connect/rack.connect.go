@@ -57,8 +57,6 @@ const (
 	// NodeServiceGetNodeStatusProcedure is the fully-qualified name of the NodeService's GetNodeStatus
 	// RPC.
 	NodeServiceGetNodeStatusProcedure = "/bloomery.v1.NodeService/GetNodeStatus"
-	// NodeServiceRenewNodeProcedure is the fully-qualified name of the NodeService's RenewNode RPC.
-	NodeServiceRenewNodeProcedure = "/bloomery.v1.NodeService/RenewNode"
 )
 
 // RackServiceClient is a client for the bloomery.v1.RackService service.
@@ -307,8 +305,6 @@ type NodeServiceClient interface {
 	WatchHints(context.Context, *connect.Request[v1.WatchHintsRequest]) (*connect.ServerStreamForClient[v1.WatchHintsResponse], error)
 	// GetNodeStatus is this coordinator's own part of GetRackStatus.
 	GetNodeStatus(context.Context, *connect.Request[v1.GetNodeStatusRequest]) (*connect.Response[v1.GetNodeStatusResponse], error)
-	// RenewNode signs a new certificate for the calling coordinator.
-	RenewNode(context.Context, *connect.Request[v1.RenewNodeRequest]) (*connect.Response[v1.RenewNodeResponse], error)
 }
 
 // NewNodeServiceClient constructs a client for the bloomery.v1.NodeService service. By default, it
@@ -334,12 +330,6 @@ func NewNodeServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(nodeServiceMethods.ByName("GetNodeStatus")),
 			connect.WithClientOptions(opts...),
 		),
-		renewNode: connect.NewClient[v1.RenewNodeRequest, v1.RenewNodeResponse](
-			httpClient,
-			baseURL+NodeServiceRenewNodeProcedure,
-			connect.WithSchema(nodeServiceMethods.ByName("RenewNode")),
-			connect.WithClientOptions(opts...),
-		),
 	}
 }
 
@@ -347,7 +337,6 @@ func NewNodeServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 type nodeServiceClient struct {
 	watchHints    *connect.Client[v1.WatchHintsRequest, v1.WatchHintsResponse]
 	getNodeStatus *connect.Client[v1.GetNodeStatusRequest, v1.GetNodeStatusResponse]
-	renewNode     *connect.Client[v1.RenewNodeRequest, v1.RenewNodeResponse]
 }
 
 // WatchHints calls bloomery.v1.NodeService.WatchHints.
@@ -360,19 +349,12 @@ func (c *nodeServiceClient) GetNodeStatus(ctx context.Context, req *connect.Requ
 	return c.getNodeStatus.CallUnary(ctx, req)
 }
 
-// RenewNode calls bloomery.v1.NodeService.RenewNode.
-func (c *nodeServiceClient) RenewNode(ctx context.Context, req *connect.Request[v1.RenewNodeRequest]) (*connect.Response[v1.RenewNodeResponse], error) {
-	return c.renewNode.CallUnary(ctx, req)
-}
-
 // NodeServiceHandler is an implementation of the bloomery.v1.NodeService service.
 type NodeServiceHandler interface {
 	// WatchHints sends the names of what has changed at this coordinator, so that others look at once instead of at their next tick.
 	WatchHints(context.Context, *connect.Request[v1.WatchHintsRequest], *connect.ServerStream[v1.WatchHintsResponse]) error
 	// GetNodeStatus is this coordinator's own part of GetRackStatus.
 	GetNodeStatus(context.Context, *connect.Request[v1.GetNodeStatusRequest]) (*connect.Response[v1.GetNodeStatusResponse], error)
-	// RenewNode signs a new certificate for the calling coordinator.
-	RenewNode(context.Context, *connect.Request[v1.RenewNodeRequest]) (*connect.Response[v1.RenewNodeResponse], error)
 }
 
 // NewNodeServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -394,20 +376,12 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(nodeServiceMethods.ByName("GetNodeStatus")),
 		connect.WithHandlerOptions(opts...),
 	)
-	nodeServiceRenewNodeHandler := connect.NewUnaryHandler(
-		NodeServiceRenewNodeProcedure,
-		svc.RenewNode,
-		connect.WithSchema(nodeServiceMethods.ByName("RenewNode")),
-		connect.WithHandlerOptions(opts...),
-	)
 	return "/bloomery.v1.NodeService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case NodeServiceWatchHintsProcedure:
 			nodeServiceWatchHintsHandler.ServeHTTP(w, r)
 		case NodeServiceGetNodeStatusProcedure:
 			nodeServiceGetNodeStatusHandler.ServeHTTP(w, r)
-		case NodeServiceRenewNodeProcedure:
-			nodeServiceRenewNodeHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -423,8 +397,4 @@ func (UnimplementedNodeServiceHandler) WatchHints(context.Context, *connect.Requ
 
 func (UnimplementedNodeServiceHandler) GetNodeStatus(context.Context, *connect.Request[v1.GetNodeStatusRequest]) (*connect.Response[v1.GetNodeStatusResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.NodeService.GetNodeStatus is not implemented"))
-}
-
-func (UnimplementedNodeServiceHandler) RenewNode(context.Context, *connect.Request[v1.RenewNodeRequest]) (*connect.Response[v1.RenewNodeResponse], error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.NodeService.RenewNode is not implemented"))
 }

@@ -14,11 +14,6 @@ import (
 	"bloomery/internal/pki"
 )
 
-// prepare makes a new or an older rack's database know who may use it.
-func (c *Coordinator) prepare(ctx context.Context) error {
-	return c.importOperators(ctx)
-}
-
 // importOperators puts the operators whose certificates lie in the PKI folder on record as administrators, while no administrator
 // has a valid certificate: at a rack's first start, after the upgrade of a rack that had no roles, and when all were lost.
 // One that was revoked stays so.
