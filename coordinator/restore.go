@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"syscall"
 	"time"
 
 	bloomeryv1 "bloomery/api/bloomery/v1"
@@ -75,8 +76,14 @@ func Restore(ctx context.Context, config Config, in io.Reader, o RestoreOptions)
 	return r.done, r.clear()
 }
 
-// mustBeEmpty refuses a node on which a rack is, or what is left of one.
+// mustBeEmpty refuses a node on which a rack is, or what is left of one, and a data folder of another user, whose coordinator could not
+// read what is restored.
 func (c *Config) mustBeEmpty() error {
+	if info, err := os.Stat(c.Data); err == nil {
+		if s, ok := info.Sys().(*syscall.Stat_t); ok && int(s.Uid) != os.Geteuid() {
+			return fmt.Errorf("%s belongs to user %d, this is user %d: restore as the user that bloomeryd runs as", c.Data, s.Uid, os.Geteuid())
+		}
+	}
 	for _, path := range []string{filepath.Join(c.Data, databaseFolder), filepath.Join(c.Data, secretFile), filepath.Join(c.Data, restoredFolder)} {
 		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 			return errors.Join(fmt.Errorf("%s is there: a rack is restored into an empty node only; stop bloomeryd and move %s away", path, c.Data), err)

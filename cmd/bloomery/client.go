@@ -30,6 +30,7 @@ type clientConfig struct {
 
 // client holds one connection's services.
 type client struct {
+	rack     bloomeryv1connect.RackServiceClient
 	machines bloomeryv1connect.MachineServiceClient
 	jobs     bloomeryv1connect.JobServiceClient
 	events   bloomeryv1connect.EventServiceClient
@@ -107,6 +108,7 @@ func (s *settings) connect() (*client, error) {
 	ways := newCoordinators(targets, &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool, Certificates: []tls.Certificate{cert}})
 	httpClient, again := &http.Client{Transport: ways}, connect.WithInterceptors(repeat{ways})
 	return &client{
+		rack:     bloomeryv1connect.NewRackServiceClient(httpClient, anyCoordinator, again),
 		machines: bloomeryv1connect.NewMachineServiceClient(httpClient, anyCoordinator, again),
 		jobs:     bloomeryv1connect.NewJobServiceClient(httpClient, anyCoordinator, again),
 		events:   bloomeryv1connect.NewEventServiceClient(httpClient, anyCoordinator, again),

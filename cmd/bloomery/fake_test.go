@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 
 	bloomeryv1 "bloomery/api/bloomery/v1"
 	"bloomery/api/bloomery/v1/bloomeryv1connect"
+	"bloomery/coordinator/backup"
 	"bloomery/images"
 	"bloomery/internal/pki"
 )
@@ -29,6 +31,7 @@ type fakeCoordinator struct {
 	bloomeryv1connect.UnimplementedEventServiceHandler
 	bloomeryv1connect.UnimplementedWebhookServiceHandler
 	bloomeryv1connect.UnimplementedImageServiceHandler
+	bloomeryv1connect.UnimplementedRackServiceHandler
 	key images.PublicKey
 
 	mu       sync.Mutex
@@ -57,6 +60,7 @@ func serveFake(t testing.TB, dir, socket string) error {
 	mux.Handle(bloomeryv1connect.NewEventServiceHandler(f))
 	mux.Handle(bloomeryv1connect.NewWebhookServiceHandler(f))
 	mux.Handle(bloomeryv1connect.NewImageServiceHandler(f))
+	mux.Handle(bloomeryv1connect.NewRackServiceHandler(f))
 	listener, err := net.Listen("unix", socket)
 	if err != nil {
 		return err
@@ -278,4 +282,37 @@ func (f *fakeCoordinator) ListImages(context.Context, *connect.Request[bloomeryv
 		answer.Images = append(answer.Images, image)
 	}
 	return connect.NewResponse(answer), nil
+}
+
+// BackupRack sends a small backup; for the passphrase "cut off, please" only a part of it.
+func (f *fakeCoordinator) BackupRack(_ context.Context, r *connect.Request[bloomeryv1.BackupRackRequest], stream *connect.ServerStream[bloomeryv1.BackupRackResponse]) error {
+	var all bytes.Buffer
+	w, err := backup.Create(&all, r.Msg.GetPassphrase(), &bloomeryv1.BackupHeader{Rack: "rack1", Node: "c1", SchemaVersion: 6, CreatedAt: timestamppb.New(time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC))})
+	if err != nil {
+		return err
+	}
+	for _, r := range []*bloomeryv1.BackupRecord{
+		{Body: &bloomeryv1.BackupRecord_Image{Image: &bloomeryv1.BackupImage{Name: "debian-12"}}},
+		{Body: &bloomeryv1.BackupRecord_Table{Table: &bloomeryv1.BackupTable{Name: "views", Columns: []string{"name"}}}},
+		{Body: &bloomeryv1.BackupRecord_Row{Row: &bloomeryv1.BackupRow{Values: []*bloomeryv1.BackupValue{{}}}}},
+	} {
+		if err := w.Write(r); err != nil {
+			return err
+		}
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	data := all.Bytes()
+	if r.Msg.GetPassphrase() == "cut off, please" {
+		data = data[:len(data)-5]
+	}
+	for len(data) > 0 {
+		n := min(100, len(data))
+		if err := stream.Send(&bloomeryv1.BackupRackResponse{Data: data[:n]}); err != nil {
+			return err
+		}
+		data = data[n:]
+	}
+	return nil
 }

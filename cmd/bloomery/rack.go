@@ -23,7 +23,7 @@ const (
 )
 
 func newRackCommand(set *settings) *cobra.Command {
-	return group("rack", "Make a rack's keys", newRackInit(set))
+	return group("rack", "Make, save and restore a rack", newRackInit(set), newRackBackup(set), newRackRestore(set))
 }
 
 func newRackInit(set *settings) *cobra.Command {
