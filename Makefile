@@ -15,7 +15,7 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 # Namespaces, taps and loop devices need root; the virtual rack's tests run alone, since its machines need both cores.
 GOTESTSUM := $(SUDO) env PATH="$$PATH" BLOOMERY_OUT=$(OUT) $(TOOLS)/gotestsum --format pkgname-and-test-fails -- -tags $(TAGS)
 
-.PHONY: help setup build image demo test check generate bench lint clean
+.PHONY: help setup build image demo test check generate bench faults lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -68,6 +68,11 @@ test: image $(TOOLS)/.stamp ## every test, with the race detector and real insta
 
 bench: image ## ratios of ours to peers in the same run, into out/bench.json
 	@$(SUDO) env PATH="$$PATH" $(GO) run ./images/bench --image $(OUT)/images/debian-12 --raw $(OUT)/images/debian-12.raw --report $(OUT)/bench.json
+
+ROUNDS ?= 200
+faults: setup ## break a rack ROUNDS times while it works and judge its history (SEED=N repeats a run's choices), into out/faults.json
+	@$(SUDO) env PATH="$$PATH" BLOOMERY_FAULTS_ROUNDS=$(ROUNDS) BLOOMERY_FAULTS_SEED=$(SEED) BLOOMERY_FAULTS_REPORT=$(OUT)/faults.json BLOOMERY_FAULTS_LOGS=$(OUT)/faults-logs \
+		$(GO) test -tags $(TAGS) -count 1 -timeout 60m -run '^TestManyRounds$$' ./coordinator/faults
 
 clean: ## remove what was made
 	@$(SUDO) rm -rf $(OUT)
