@@ -32,7 +32,7 @@ func (d directory) Lookup(ctx context.Context, mac net.HardwareAddr) (netboot.Ho
 		if err != nil {
 			return err
 		}
-		host.Known, host.Machine, host.Wish = true, m.GetName(), wish(m, boot, d.c.config.Now())
+		host.Known, host.Machine, host.Wish = true, m.GetName(), wish(m, boot)
 		host.Address, err = r.Lease(mac.String())
 		return err
 	})
@@ -40,11 +40,11 @@ func (d directory) Lookup(ctx context.Context, mac net.HardwareAddr) (netboot.Ho
 }
 
 // wish is what a machine may boot: the agent only while a boot of its job is open or its agent runs, never while it is running.
-func wish(m *bloomeryv1.Machine, b *store.Boot, now time.Time) netboot.Wish {
+func wish(m *bloomeryv1.Machine, b *store.Boot) netboot.Wish {
 	switch {
 	case m.GetStatus() == running:
 		return netboot.WishLocalDisk
-	case b != nil && b.JobID == m.GetJobId() && (b.Open(now) || !b.Enrolled.IsZero()):
+	case b != nil && b.JobID == m.GetJobId() && (b.Open() || !b.Enrolled.IsZero()):
 		return netboot.WishAgent
 	case m.GetStatus() == installing || m.GetStatus() == releasing:
 		return netboot.WishLocalDisk
@@ -88,8 +88,7 @@ func (c *Coordinator) mayBoot(ctx context.Context, from netip.Addr) (machine str
 		if err != nil {
 			return err
 		}
-		now := c.config.Now()
-		machine, ok = name, boot.Open(now) && wish(m, boot, now) == netboot.WishAgent
+		machine, ok = name, boot.Open() && wish(m, boot) == netboot.WishAgent
 		return nil
 	})
 	if err != nil && !errors.Is(err, store.ErrNotFound) {

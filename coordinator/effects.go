@@ -65,7 +65,7 @@ func (d *driver) commitEffect(ch *change, jobID string, a Action, f finding) err
 	event := &bloomeryv1.Event{Machine: j.GetMachine(), JobId: jobID, StepId: j.Current().GetId()}
 	switch a.Kind {
 	case ActExpectBoot:
-		err = ch.SaveBoot(&store.Boot{Machine: j.GetMachine(), JobID: jobID, Round: j.BootRound, Created: ch.Now(), Expires: ch.Now().Add(d.world.Timing.Boot)})
+		err = ch.SaveBoot(&store.Boot{Machine: j.GetMachine(), JobID: jobID, Round: j.BootRound, Created: ch.Now()})
 		event.Type, event.Message = "boot.expected", fmt.Sprintf("machine %s is expected to boot the agent (boot %d)", j.GetMachine(), j.BootRound)
 	case ActPowerOn:
 		event.Type, event.Message = "power.on", fmt.Sprintf("machine %s was switched on", j.GetMachine())
@@ -147,7 +147,7 @@ func (d *driver) checkPower(ctx context.Context, m *bloomeryv1.Machine) {
 		d.world.PowerOn, err = b.PowerStatus(ctx)
 		return err
 	})
-	d.world.PowerAt, d.world.PowerError = d.c.config.Now(), ""
+	d.world.PowerAt, d.world.PowerError = time.Now(), ""
 	if err != nil {
 		d.world.PowerError = err.Error()
 		d.c.Logger.Warn("look at a machine's power", "machine", m.GetName(), "job", d.fence.Job, "error", err)
@@ -155,7 +155,7 @@ func (d *driver) checkPower(ctx context.Context, m *bloomeryv1.Machine) {
 }
 
 func (d *driver) probeSSH(ctx context.Context, m *bloomeryv1.Machine) {
-	d.world.SSHAt = d.c.config.Now()
+	d.world.SSHAt = time.Now()
 	prefix, err := netip.ParsePrefix(m.GetAddress())
 	if err != nil {
 		return

@@ -2,7 +2,6 @@ package coordinator
 
 import (
 	"context"
-	"time"
 
 	"connectrpc.com/connect"
 
@@ -63,6 +62,3 @@ func (c *Coordinator) changeMachine(ctx context.Context, name string, f func(*ch
 	})
 	return m, err
 }
-
-// jobDeadline is when a job that starts now fails whatever it does.
-func (c *Coordinator) jobDeadline(now time.Time) time.Time { return now.Add(c.config.Timing.Job) }

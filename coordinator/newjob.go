@@ -81,7 +81,7 @@ func (c *Coordinator) startJob(ctx context.Context, name, requestID string, r Re
 			return err
 		}
 		f := facts
-		j = &store.Job{Deadline: c.jobDeadline(ch.Now())}
+		j = &store.Job{}
 		if r.Kind == bloomeryv1.JobKind_JOB_KIND_INSTALL {
 			if err := c.installFacts(ch, m, r.Install, token, &f); err != nil {
 				return err

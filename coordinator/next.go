@@ -46,10 +46,13 @@ type Action struct {
 	Until           time.Time
 }
 
-// World is what Next knows beside the machine and the job.
+// World is what Next knows beside the machine and the job. Its times, those of Boot and Actions too, are on the driver's own clock (see stopwatch).
 type World struct {
 	Boot    *store.Boot
 	Actions []store.Action
+	// StepStarted is when the current step was, Driven for how long the job has been driven by anyone.
+	StepStarted time.Time
+	Driven      time.Duration
 	// Power is what the BMC said last, at PowerAt; PowerError why it could not be asked then.
 	PowerOn    bool
 	PowerAt    time.Time
@@ -84,8 +87,8 @@ func Next(m *bloomeryv1.Machine, j *store.Job, w World, now time.Time) []Action 
 		return one(Action{Kind: ActFinishJob})
 	case step.GetStatus() == bloomeryv1.StepStatus_STEP_STATUS_FAILED:
 		return fail(step.GetErrorReason(), "step %s: %s", stepName(step), step.GetError())
-	case now.After(j.Deadline):
-		return fail("JOB_TIMEOUT", "the job was not done by its deadline; it stood at step %s", stepName(step))
+	case w.Driven > w.Timing.Job:
+		return fail("JOB_TIMEOUT", "the job was not done within %s; it stood at step %s", w.Timing.Job, stepName(step))
 	case j.GetCancelRequested() && cancellable(step):
 		return one(Action{Kind: ActCancelJob})
 	case isAgentStep(step):
@@ -105,7 +108,7 @@ func Next(m *bloomeryv1.Machine, j *store.Job, w World, now time.Time) []Action 
 	case *bloomeryv1.Step_PowerOff:
 		return inOrder([]Action{{Kind: ActPowerOff, Scope: scope}}, w, now, ActFinishStep)
 	case *bloomeryv1.Step_AwaitSystem:
-		return nextAwait(j, step, spec.AwaitSystem, w, now)
+		return nextAwait(j, spec.AwaitSystem, w, now)
 	}
 	return fail("UNKNOWN_STEP", "step %s is not known to this coordinator", stepName(step))
 }
@@ -155,17 +158,17 @@ func nextBoot(m *bloomeryv1.Machine, j *store.Job, w World, rounds int, now time
 	if left := inOrder(do, w, now, ""); left != nil {
 		return left
 	}
-	switch {
-	case w.Boot != nil && w.Boot.JobID == j.GetId() && w.Boot.Round == j.BootRound && now.Before(w.Boot.Expires):
-		return wait(w.Boot.Expires)
-	case j.BootRound >= rounds:
+	if b := w.Boot; b != nil && b.JobID == j.GetId() && b.Round == j.BootRound && now.Before(b.Created.Add(w.Timing.Boot)) {
+		return wait(b.Created.Add(w.Timing.Boot))
+	}
+	if j.BootRound >= rounds {
 		return fail("BOOT_TIMEOUT", "the machine did not enrol within %s of power-on, in %d boots", w.Timing.Boot, j.BootRound)
 	}
 	return one(Action{Kind: ActNewRound, Message: fmt.Sprintf("the machine did not enrol within %s", w.Timing.Boot)})
 }
 
-func nextAwait(j *store.Job, step *bloomeryv1.Step, spec *bloomeryv1.AwaitSystemStep, w World, now time.Time) []Action {
-	until := step.GetStartedAt().AsTime().Add(time.Duration(spec.GetTimeoutSeconds()) * time.Second)
+func nextAwait(j *store.Job, spec *bloomeryv1.AwaitSystemStep, w World, now time.Time) []Action {
+	until := w.StepStarted.Add(time.Duration(spec.GetTimeoutSeconds()) * time.Second)
 	ssh := spec.GetEvidence() == bloomeryv1.Evidence_EVIDENCE_SSH_PORT
 	switch {
 	case !ssh && !j.Phoned.IsZero(), ssh && w.SSHOpen:

@@ -4,8 +4,6 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/protobuf/types/known/timestamppb"
-
 	bloomeryv1 "bloomery/api/bloomery/v1"
 	"bloomery/coordinator/store"
 )
@@ -26,7 +24,7 @@ func TestNext(t *testing.T) {
 	}
 	booted := did("round-1", ActPowerOff, ActBootNetworkOnce, ActExpectBoot, ActPowerOn)
 	boot := func(round int, heard time.Duration) *store.Boot {
-		return &store.Boot{JobID: "j", Round: round, Expires: now.Add(time.Minute), Enrolled: now.Add(-time.Hour), Heard: now.Add(-heard)}
+		return &store.Boot{JobID: "j", Round: round, Created: now, Enrolled: now.Add(-time.Hour), Heard: now.Add(-heard)}
 	}
 	for name, tc := range map[string]struct {
 		step   *bloomeryv1.Step
@@ -48,8 +46,8 @@ func TestNext(t *testing.T) {
 		"intended and not done, again": {step: netbootSpec, status: runs, round: 1, world: World{Actions: []store.Action{{Scope: "round-1", Kind: string(ActPowerOff), Intended: now, Tries: 1}}}, want: ActPowerOff},
 		"failed lately":                {step: netbootSpec, status: runs, round: 1, world: World{Actions: []store.Action{{Scope: "round-1", Kind: string(ActPowerOff), Intended: now, Tries: 1, Error: "x"}}}, want: ActWait},
 		"failed often":                 {step: netbootSpec, status: runs, round: 1, world: World{Actions: []store.Action{{Scope: "round-1", Kind: string(ActPowerOff), Intended: now, Tries: 8, Error: "x"}}}, want: ActFailJob, reason: "ACTION_FAILED"},
-		"boots":                        {step: netbootSpec, status: runs, round: 1, world: World{Actions: booted, Boot: &store.Boot{JobID: "j", Round: 1, Expires: now.Add(time.Minute)}}, want: ActWait},
-		"did not boot":                 {step: netbootSpec, status: runs, round: 1, world: World{Actions: booted, Boot: &store.Boot{JobID: "j", Round: 1, Expires: now}}, want: ActNewRound},
+		"boots":                        {step: netbootSpec, status: runs, round: 1, world: World{Actions: booted, Boot: &store.Boot{JobID: "j", Round: 1, Created: now}}, want: ActWait},
+		"did not boot":                 {step: netbootSpec, status: runs, round: 1, world: World{Actions: booted, Boot: &store.Boot{JobID: "j", Round: 1, Created: now.Add(-timing.Boot)}}, want: ActNewRound},
 		"did not boot thrice":          {step: netbootSpec, status: runs, round: 3, world: World{Actions: did("round-3", ActPowerOff, ActBootNetworkOnce, ActExpectBoot, ActPowerOn)}, want: ActFailJob, reason: "BOOT_TIMEOUT"},
 		"enrolled":                     {step: netbootSpec, status: runs, round: 1, world: World{Actions: booted, Boot: boot(1, 0)}, want: ActFinishStep},
 		"enrolled for another round":   {step: netbootSpec, status: runs, round: 2, world: World{Boot: boot(1, 0)}, want: ActPowerOff},
@@ -66,12 +64,13 @@ func TestNext(t *testing.T) {
 		"system phoned":                {step: await, status: runs, phoned: true, want: ActFinishStep},
 	} {
 		t.Run(name, func(t *testing.T) {
-			j := &store.Job{BootRound: tc.round, Deadline: now.Add(time.Hour), Job: &bloomeryv1.Job{Id: "j", Status: bloomeryv1.JobStatus_JOB_STATUS_RUNNING, CancelRequested: tc.cancel}}
+			j := &store.Job{BootRound: tc.round, Job: &bloomeryv1.Job{Id: "j", Status: bloomeryv1.JobStatus_JOB_STATUS_RUNNING, CancelRequested: tc.cancel}}
 			if tc.step != nil {
-				j.Steps = []*bloomeryv1.Step{{Status: tc.status, Spec: tc.step.GetSpec(), ErrorReason: "X", StartedAt: timestamppb.New(now)}}
+				j.Steps = []*bloomeryv1.Step{{Status: tc.status, Spec: tc.step.GetSpec(), ErrorReason: "X"}}
+				tc.world.StepStarted = now
 			}
 			if tc.late {
-				j.Deadline = now.Add(-time.Second)
+				tc.world.Driven = timing.Job + 1
 			}
 			if tc.phoned {
 				j.Phoned = now

@@ -15,6 +15,9 @@ import (
 // yieldTimeout bounds giving a job up when the coordinator stops.
 const yieldTimeout = 2 * time.Second
 
+// countsPerJob is how often the time for which a job was driven is written in its longest life.
+const countsPerJob = 100
+
 // Drive drives every running job of the rack that no other coordinator drives, until the context ends.
 func (c *Coordinator) Drive(ctx context.Context) error {
 	var wg sync.WaitGroup
@@ -104,7 +107,7 @@ func (c *Coordinator) claimJobs(s *session, driven func(id string) bool) (claime
 
 // driveJob does what Next says until the job has ended or the context does.
 func (c *Coordinator) driveJob(ctx context.Context, f store.Fence) error {
-	d := &driver{c: c, fence: f}
+	d := &driver{c: c, fence: f, counted: time.Now()}
 	wake, stop := c.hub.subscribe("job/" + f.Job)
 	defer stop()
 	for {
@@ -115,7 +118,7 @@ func (c *Coordinator) driveJob(ctx context.Context, f store.Fence) error {
 		if err != nil || ended {
 			return err
 		}
-		pause := min(until.Sub(c.config.Now()), c.config.Timing.Tick)
+		pause := min(time.Until(until), c.config.Timing.Tick)
 		if pause <= 0 {
 			continue
 		}
@@ -133,6 +136,9 @@ type driver struct {
 	c     *Coordinator
 	fence store.Fence
 	world World
+	watch stopwatch
+	// counted is up to when the job's row has the time for which it was driven.
+	counted time.Time
 }
 
 // turn reads the job, asks Next and does what it says. until is when to look again at the latest.
@@ -156,7 +162,12 @@ func (d *driver) turn(ctx context.Context) (until time.Time, ended bool, err err
 		return until, false, err
 	}
 	d.world.Timing = d.c.config.Timing
-	now := d.c.config.Now()
+	now := time.Now()
+	if err := d.count(ctx, now); err != nil {
+		return until, false, err
+	}
+	d.world.Driven = j.Driven + now.Sub(d.counted)
+	d.watch.look(&d.world, j, now)
 	actions := Next(m, j, d.world, now)
 	if len(actions) == 0 {
 		return until, true, nil
@@ -174,6 +185,19 @@ func (d *driver) turn(ctx context.Context) (until time.Time, ended bool, err err
 		}
 	}
 	return now, false, nil
+}
+
+// count writes down for how long the job has been driven, now and then: what a coordinator that dies did not write is not counted.
+func (d *driver) count(ctx context.Context, now time.Time) error {
+	driven := now.Sub(d.counted)
+	if driven < d.c.config.Timing.Job/countsPerJob {
+		return nil
+	}
+	if err := d.write(ctx, func(ch *change) error { return ch.Drove(d.fence.Job, driven) }); err != nil {
+		return err
+	}
+	d.counted = now
+	return nil
 }
 
 // write is an update that fails with ErrFenced when the job is another's.

@@ -109,7 +109,7 @@ func (r *rack) expected(t *testing.T) *agent {
 		if err := tx.SaveMachine(m); err != nil {
 			return err
 		}
-		j := &store.Job{Deadline: time.Now().Add(time.Hour), BootRound: 1, Job: &bloomeryv1.Job{
+		j := &store.Job{BootRound: 1, Job: &bloomeryv1.Job{
 			Id: "j1", Machine: "m1", Kind: bloomeryv1.JobKind_JOB_KIND_INSPECT,
 			// Not running, so that nobody drives it.
 			Status: bloomeryv1.JobStatus_JOB_STATUS_UNSPECIFIED,
@@ -118,7 +118,7 @@ func (r *rack) expected(t *testing.T) *agent {
 		if err := tx.CreateJob(j); err != nil {
 			return err
 		}
-		return tx.SaveBoot(&store.Boot{Machine: "m1", JobID: "j1", Round: 1, Created: tx.Now(), Expires: tx.Now().Add(time.Minute)})
+		return tx.SaveBoot(&store.Boot{Machine: "m1", JobID: "j1", Round: 1, Created: tx.Now()})
 	}))
 	address, err := directory{r.c}.Lease(t.Context(), r.learns)
 	must(t, err)
@@ -135,13 +135,6 @@ func TestEnrolmentRefusals(t *testing.T) {
 		"not expected": {prepare: func(r *rack) *agent {
 			a := r.expected(t)
 			must(t, r.c.Store.Update(t.Context(), func(tx *store.Tx) error { return tx.DeleteBoot("m1") }))
-			return a
-		}, code: connect.CodePermissionDenied},
-		"expired": {prepare: func(r *rack) *agent {
-			a := r.expected(t)
-			must(t, r.c.Store.Update(t.Context(), func(tx *store.Tx) error {
-				return tx.SaveBoot(&store.Boot{Machine: "m1", JobID: "j1", Round: 1, Expires: tx.Now().Add(-time.Second)})
-			}))
 			return a
 		}, code: connect.CodePermissionDenied},
 		"second agent": {prepare: func(r *rack) *agent {

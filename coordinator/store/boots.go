@@ -13,7 +13,6 @@ type Boot struct {
 	JobID   string
 	Round   int
 	Created time.Time
-	Expires time.Time
 	// Enrolled is zero until an agent has enrolled for this boot; Heard is its last call.
 	Enrolled time.Time
 	Heard    time.Time
@@ -26,24 +25,22 @@ type Boot struct {
 	Authority string
 }
 
-// Open says that an agent may enrol for this boot now.
-func (b *Boot) Open(now time.Time) bool {
-	return b != nil && b.Enrolled.IsZero() && now.Before(b.Expires)
-}
+// Open says that an agent may enrol for this boot: none has. Whoever drives the job ends a boot for which none comes.
+func (b *Boot) Open() bool { return b != nil && b.Enrolled.IsZero() }
 
 // Boot reads what a machine is expected to boot; nil when nothing is.
 func (r *Reader) Boot(machine string) (*Boot, error) {
 	b := &Boot{Machine: machine}
-	var created, expires, enrolled, heard int64
-	err := r.q.QueryRowContext(r.ctx, "SELECT job_id, round, created, expires, enrolled, heard, boot_id, key_hash, certificate_hash, authority FROM boots WHERE machine = ?", machine).
-		Scan(&b.JobID, &b.Round, &created, &expires, &enrolled, &heard, &b.BootID, &b.KeyHash, &b.CertificateHash, &b.Authority)
+	var created, enrolled, heard int64
+	err := r.q.QueryRowContext(r.ctx, "SELECT job_id, round, created, enrolled, heard, boot_id, key_hash, certificate_hash, authority FROM boots WHERE machine = ?", machine).
+		Scan(&b.JobID, &b.Round, &created, &enrolled, &heard, &b.BootID, &b.KeyHash, &b.CertificateHash, &b.Authority)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the boot of machine %s: %w", machine, err)
 	}
-	b.Created, b.Expires, b.Enrolled, b.Heard = fromNanos(created), fromNanos(expires), fromNanos(enrolled), fromNanos(heard)
+	b.Created, b.Enrolled, b.Heard = fromNanos(created), fromNanos(enrolled), fromNanos(heard)
 	return b, nil
 }
 
@@ -52,8 +49,8 @@ func (t *Tx) SaveBoot(b *Boot) error {
 	if err := t.DeleteBoot(b.Machine); err != nil {
 		return err
 	}
-	return t.exec("INSERT INTO boots (machine, job_id, round, created, expires, enrolled, heard, boot_id, key_hash, certificate_hash, authority) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-		b.Machine, b.JobID, b.Round, nanos(b.Created), nanos(b.Expires), nanos(b.Enrolled), nanos(b.Heard), b.BootID, b.KeyHash, b.CertificateHash, b.Authority)
+	return t.exec("INSERT INTO boots (machine, job_id, round, created, enrolled, heard, boot_id, key_hash, certificate_hash, authority) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+		b.Machine, b.JobID, b.Round, nanos(b.Created), nanos(b.Enrolled), nanos(b.Heard), b.BootID, b.KeyHash, b.CertificateHash, b.Authority)
 }
 
 // DeleteBoot ends the expectation that a machine boots the agent, and with it what its agent may do.

@@ -14,8 +14,8 @@ import (
 // Job is a job with what only the coordinator knows of it.
 type Job struct {
 	*bloomeryv1.Job
-	// Deadline is when the job fails whatever it does.
-	Deadline time.Time
+	// Driven is for how long coordinators have driven the job, by their own clocks; what the present one has not counted yet is missing.
+	Driven time.Duration
 	// BootRound counts how often the job has powered the machine into the agent.
 	BootRound int
 	// TokenHash is SHA-256 of the phone-home token; nil without one, or once it was used.
@@ -58,8 +58,8 @@ func (t *Tx) CreateJob(j *Job) error {
 	if err != nil {
 		return err
 	}
-	err = t.exec("INSERT INTO jobs (id, machine, kind, status, created, deadline, boot_round, token_hash, phoned, owner, epoch, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, '', 0, ?)",
-		j.GetId(), j.GetMachine(), int64(j.GetKind()), int64(j.GetStatus()), nanos(j.GetCreatedAt().AsTime()), nanos(j.Deadline), j.BootRound, nullableBytes(j.TokenHash), body)
+	err = t.exec("INSERT INTO jobs (id, machine, kind, status, created, driven, boot_round, token_hash, phoned, owner, epoch, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, '', 0, ?)",
+		j.GetId(), j.GetMachine(), int64(j.GetKind()), int64(j.GetStatus()), nanos(j.GetCreatedAt().AsTime()), int64(j.Driven), j.BootRound, nullableBytes(j.TokenHash), body)
 	if err != nil {
 		return fmt.Errorf("store job %s: %w", j.GetId(), err)
 	}
@@ -120,7 +120,12 @@ func splitStep(s *bloomeryv1.Step) (spec, state []byte, err error) {
 	return spec, state, nil
 }
 
-const jobColumns = "id, body, deadline, boot_round, token_hash, phoned"
+// Drove adds to the time for which a job has been driven.
+func (t *Tx) Drove(id string, d time.Duration) error {
+	return t.exec("UPDATE jobs SET driven = driven + ? WHERE id = ?", int64(d), id)
+}
+
+const jobColumns = "id, body, driven, boot_round, token_hash, phoned"
 
 // Job reads one job with its steps.
 func (r *Reader) Job(id string) (*Job, error) {
@@ -172,11 +177,11 @@ func (r *Reader) jobs(query string, args ...any) ([]*Job, error) {
 		j := &Job{Job: &bloomeryv1.Job{}}
 		var id string
 		var body []byte
-		var deadline, phoned int64
-		if err := rows.Scan(&id, &body, &deadline, &j.BootRound, &j.TokenHash, &phoned); err != nil {
+		var phoned int64
+		if err := rows.Scan(&id, &body, &j.Driven, &j.BootRound, &j.TokenHash, &phoned); err != nil {
 			return nil, err
 		}
-		j.Deadline, j.Phoned = fromNanos(deadline), fromNanos(phoned)
+		j.Phoned = fromNanos(phoned)
 		return j, (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, j.Job)
 	})
 	if err != nil {

@@ -17,7 +17,7 @@ func TestFencing(t *testing.T) {
 			defer func() { _ = s.Close() }()
 			update(t, s, func(tx *Tx) error {
 				return errors.Join(tx.OpenSession("a"), tx.OpenSession("b"),
-					tx.CreateJob(&Job{Deadline: time.Now(), Job: &bloomeryv1.Job{Id: "j", Machine: "m", Status: bloomeryv1.JobStatus_JOB_STATUS_RUNNING, CreatedAt: timestamppb.Now()}}))
+					tx.CreateJob(&Job{Job: &bloomeryv1.Job{Id: "j", Machine: "m", Status: bloomeryv1.JobStatus_JOB_STATUS_RUNNING, CreatedAt: timestamppb.Now()}}))
 			})
 			claim := func(session string) (f Fence, ok bool) {
 				update(t, s, func(tx *Tx) (err error) { f, ok, err = tx.Claim(h, session); return err })

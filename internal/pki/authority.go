@@ -243,8 +243,9 @@ func (a *Authority) SignAgent(csr *x509.CertificateRequest, machine string, now 
 		return nil, time.Time{}, ErrNoAgentsKey
 	}
 	leaf, err := sign(&x509.Certificate{
-		Subject:   pkix.Name{Organization: []string{AgentOrganization}, CommonName: machine},
-		NotBefore: now.Add(-backdate), NotAfter: now.Add(a.AgentLifetime).Truncate(time.Second),
+		Subject: pkix.Name{Organization: []string{AgentOrganization}, CommonName: machine},
+		// Since its CA: a coordinator whose clock is ahead must not make certificates that the others do not take yet.
+		NotBefore: ca.Agents.NotBefore, NotAfter: now.Add(a.AgentLifetime).Truncate(time.Second),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}, &pair{ca.Agents, ca.AgentsKey}, csr.PublicKey)
