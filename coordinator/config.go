@@ -107,6 +107,8 @@ type Timing struct {
 	Job time.Duration
 	// Tick is how often a job is looked at when nothing wakes it; Lease how long a coordinator that falls silent keeps what it drives.
 	Tick, Lease time.Duration
+	// Images is how often the image store is compared with the rack's catalogue when nothing hints at a change.
+	Images time.Duration
 	// Retry is the first pause after an action or a webhook's delivery failed; it doubles.
 	Retry time.Duration
 }
@@ -115,7 +117,7 @@ type Timing struct {
 func DefaultTiming() Timing {
 	return Timing{
 		Boot: 5 * time.Minute, Await: 10 * time.Minute, Quiet: 45 * time.Second, Lost: 3 * time.Minute,
-		Job: 4 * time.Hour, Tick: time.Second, Lease: 3 * time.Second, Retry: 500 * time.Millisecond,
+		Job: 4 * time.Hour, Tick: time.Second, Lease: 3 * time.Second, Images: 10 * time.Second, Retry: 500 * time.Millisecond,
 	}
 }
 

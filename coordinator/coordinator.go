@@ -32,7 +32,9 @@ type Deps struct {
 	Authority  *pki.Authority
 	DialBMC    DialBMC
 	DialSwitch DialSwitch
-	Logger     *slog.Logger
+	// ImageSource reads other coordinators' images; nil while there are none.
+	ImageSource ImageSource
+	Logger      *slog.Logger
 }
 
 // Coordinator is one coordinator of a rack.
@@ -49,6 +51,8 @@ type Coordinator struct {
 	permissions map[string]permission
 	// backingUp is held while a backup is made.
 	backingUp sync.Mutex
+	// imageChanges is held where the image store and the rack's catalogue of images are changed together.
+	imageChanges sync.Mutex
 }
 
 // New makes a coordinator; Handler, Drive and the others make it do something.

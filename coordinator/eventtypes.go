@@ -50,6 +50,7 @@ func EventTypes() []EventType {
 	boot := func(more ...EventField) []EventField {
 		return append([]EventField{{"server", kindString, "dhcp, tftp or http"}, {"reason", kindString, "why, in words"}}, more...)
 	}
+	copied := []EventField{{"image", kindString, "its name"}, {"node", kindString, "the coordinator"}}
 	mac := EventField{"mac", kindString, "MAC address that asked"}
 	return []EventType{
 		{Type: "access.node_renewed", Severity: info, Description: "A coordinator renewed its own certificate.", Fields: []EventField{
@@ -69,7 +70,12 @@ func EventTypes() []EventType {
 		{Type: "check.verdict", Severity: info, Description: "A check of a machine's hardware gave its verdict: pass is information, warn a warning, fail an error. The measurements are in the step's result.", Fields: []EventField{
 			step, {"verdict", kindString, "pass, warn, fail or skipped"}, {"results", kindNumber, "components that were checked"}, {"failed", kindNumber, "of these, how many failed"}}},
 		{Type: "image.added", Severity: info, Description: "An image was added to the store.", Fields: []EventField{{"image", kindString, "its name"}}},
+		{Type: "image.copied", Severity: info, Description: "A coordinator has copied an image from another one.", Fields: append(copied,
+			EventField{"bytes", kindNumber, "its compressed size"}, EventField{"seconds", kindNumber, "how long it took"})},
+		{Type: "image.copy_failed", Severity: warning, Description: "A coordinator could not get its copy of an image and tries on; told once for each reason.", Fields: append(copied,
+			EventField{"reason", kindString, "NO_COPY, DISK_FULL, IMAGE_CORRUPT or FETCH_FAILED"})},
 		{Type: "image.removed", Severity: info, Description: "An image was removed from the store.", Fields: []EventField{{"image", kindString, "its name"}}},
+		{Type: "image.spoilt", Severity: failure, Description: "A coordinator's copy of an image is not what was signed; it is fetched again.", Fields: copied},
 		{Type: "job.cancel_requested", Severity: info, Description: "Somebody asked to cancel a job."},
 		{Type: "job.cancelled", Severity: warning, Description: "A job was cancelled; its machine was switched off.", Fields: []EventField{reason}},
 		{Type: "job.created", Severity: info, Description: "A job was asked for and its steps are stored.", Fields: []EventField{

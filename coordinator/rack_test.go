@@ -72,7 +72,7 @@ type rack struct {
 func (r *rack) setClock(ahead time.Duration) { r.skew.Store(int64(ahead)) }
 
 func testTiming() Timing {
-	return Timing{Boot: 5 * time.Second, Await: 10 * time.Second, Quiet: 700 * time.Millisecond, Lost: 20 * time.Second, Job: time.Minute, Tick: 20 * time.Millisecond, Lease: 600 * time.Millisecond, Retry: 5 * time.Millisecond}
+	return Timing{Boot: 5 * time.Second, Await: 10 * time.Second, Quiet: 700 * time.Millisecond, Lost: 20 * time.Second, Job: time.Minute, Tick: 20 * time.Millisecond, Lease: 600 * time.Millisecond, Images: 200 * time.Millisecond, Retry: 5 * time.Millisecond}
 }
 
 func newRack(t *testing.T) *rack {
@@ -198,6 +198,7 @@ func (r *rack) start() {
 	r.phone = p.Addr().String()
 	r.wg.Go(func() { _ = serve(ctx, server(r.c.Handler(), r.auth.ServerTLS(), log), []net.Listener{l}) })
 	r.wg.Go(func() { _ = serve(ctx, phoneHomeServer(r.c.PhoneHome(), log), []net.Listener{p}) })
+	r.wg.Go(func() { _ = r.c.syncImages(ctx) })
 	r.wg.Go(func() { _ = r.c.Drive(ctx) })
 	r.wg.Go(func() { _ = keeper.run(ctx) })
 	r.wg.Go(func() { _ = r.c.DeliverWebhooks(ctx) })

@@ -288,6 +288,10 @@ func (r *restore) settle(ctx context.Context, db *store.Store) error {
 	}
 	return db.Update(ctx, func(tx *store.Tx) error {
 		h := r.done.Header
+		// The coordinators that held images are gone; those that are still here find theirs again.
+		if err := tx.DropImageCopies(""); err != nil {
+			return err
+		}
 		return newChange(tx).note(&bloomeryv1.Event{Type: "rack.restored", Severity: bloomeryv1.Severity_SEVERITY_SECURITY,
 			Message: fmt.Sprintf("rack %s was restored from the backup of %s", h.GetRack(), h.GetCreatedAt().AsTime().Format(time.RFC3339))},
 			map[string]any{"created": h.GetCreatedAt().AsTime().Format(time.RFC3339), "node": h.GetNode(), "version": h.GetVersion(), "running_jobs": len(r.done.Jobs)})

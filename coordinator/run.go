@@ -126,6 +126,7 @@ func (c *Coordinator) serve(ctx context.Context) error {
 		part("netboot", func() error { return boot.Serve(ctx) })
 	}
 	part("certificates", func() error { return c.newAuthorityKeeper(authoritySettle).run(ctx) })
+	part("images", func() error { return c.syncImages(ctx) })
 	part("jobs", func() error { return c.Drive(ctx) })
 	part("webhooks", func() error { return c.DeliverWebhooks(ctx) })
 	part("pruning", func() error { return c.prune(ctx) })

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 var (
@@ -21,7 +23,12 @@ var (
 	ErrExists = errors.New("image exists already")
 	// ErrCorrupt says that stored or received bytes are not those the signed manifest names.
 	ErrCorrupt = errors.New("image data is corrupt")
+	// ErrNoSpace says that the store's disk has no room for an image.
+	ErrNoSpace = errors.New("no space is left for the image")
 )
+
+// spareSpace is what an upload leaves free, in bytes: the coordinator's database lies on the same disk.
+const spareSpace = 256 << 20
 
 // Names of images cannot begin with a dot, so that these folders are never taken for one.
 const (
@@ -247,6 +254,18 @@ func (s *Store) has(name string, manifest []byte) (exists, same bool, err error)
 		return true, false, err
 	}
 	return true, bytes.Equal(stored, manifest), nil
+}
+
+// roomFor is ErrNoSpace when the disk has no room for so many bytes.
+func (s *Store) roomFor(size int64) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(s.dir, &fs); err != nil {
+		return fmt.Errorf("looking for free space: %w", err)
+	}
+	if free := int64(fs.Bavail) * fs.Bsize; size > free-spareSpace {
+		return fmt.Errorf("it has %d bytes, and %d are free of which %d stay so: %w", size, free, spareSpace, ErrNoSpace)
+	}
+	return nil
 }
 
 func syncDir(path string) error {

@@ -46,6 +46,32 @@ func TestStore(t *testing.T) {
 	}
 }
 
+// TestReplacing puts a sound image into the place of a spoilt one, and refuses one that has no room.
+func TestReplacing(t *testing.T) {
+	f := newFixture(t)
+	s := f.store(t)
+	flip(t, filepath.Join(s.dir, "debian-12", DataFile), 1000)
+	flip(t, filepath.Join(s.dir, "debian-12", SignatureFile), 60)
+	for range 2 { // the second replaces a sound one
+		u, err := s.BeginReplacing("debian-12", f.read(t, ManifestFile), f.read(t, SignatureFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := u.Write(f.read(t, DataFile)); err != nil {
+			t.Fatal(err)
+		}
+		if err := u.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Verify(t.Context(), "debian-12"); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := s.roomFor(1 << 60); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("room for an exbibyte: %v", err)
+	}
+}
+
 func flip(t *testing.T, path string, at int64) {
 	t.Helper()
 	file, err := os.OpenFile(path, os.O_RDWR, 0)

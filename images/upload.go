@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 )
 
 // Upload receives the data of one image in order. It checks each frame as it arrives, and the image exists only after Commit.
@@ -18,6 +19,8 @@ type Upload struct {
 	manifest *Manifest
 	dir      string
 	file     *os.File
+	// replace lets Commit remove what has the image's name.
+	replace bool
 	// frame is the index of the data frame that is being received, and got its bytes so far.
 	frame int
 	got   int64
@@ -27,8 +30,17 @@ type Upload struct {
 }
 
 // Begin starts storing an image under the name that its manifest has, which must be name. The signature is verified first.
-// An image that is already there is ErrExists.
+// An image that is already there is ErrExists, one that the disk has no room for ErrNoSpace.
 func (s *Store) Begin(name string, manifest, signature []byte) (*Upload, error) {
+	return s.begin(name, manifest, signature, false)
+}
+
+// BeginReplacing is Begin where another image of that name, or a spoilt one, may be there: Commit puts the new one into its place.
+func (s *Store) BeginReplacing(name string, manifest, signature []byte) (*Upload, error) {
+	return s.begin(name, manifest, signature, true)
+}
+
+func (s *Store) begin(name string, manifest, signature []byte, replace bool) (*Upload, error) {
 	m, err := VerifyManifest(manifest, signature, s.keys...)
 	if err != nil {
 		return nil, fmt.Errorf("storing image %.64s: %w", name, err)
@@ -36,18 +48,23 @@ func (s *Store) Begin(name string, manifest, signature []byte) (*Upload, error) 
 	if m.Name != name {
 		return nil, fmt.Errorf("storing image: %w", fieldErrorf("name", "%.64q, want %q, as in the manifest", name, m.Name))
 	}
-	if exists, same, err := s.has(name, manifest); err != nil {
+	if !replace {
+		if exists, same, err := s.has(name, manifest); err != nil {
+			return nil, fmt.Errorf("storing image %s: %w", name, err)
+		} else if exists && same {
+			return nil, fmt.Errorf("storing image %s: the same image: %w", name, ErrExists)
+		} else if exists {
+			return nil, fmt.Errorf("storing image %s: a different image: %w", name, ErrExists)
+		}
+	}
+	if err := s.roomFor(m.DataLength()); err != nil {
 		return nil, fmt.Errorf("storing image %s: %w", name, err)
-	} else if exists && same {
-		return nil, fmt.Errorf("storing image %s: the same image: %w", name, ErrExists)
-	} else if exists {
-		return nil, fmt.Errorf("storing image %s: a different image: %w", name, ErrExists)
 	}
 	dir, err := os.MkdirTemp(s.dir, uploadPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("storing image %s: %w", name, err)
 	}
-	u := &Upload{store: s, manifest: m, dir: dir, sum: sha256.New()}
+	u := &Upload{store: s, manifest: m, dir: dir, replace: replace, sum: sha256.New()}
 	if err := u.open(manifest, signature); err != nil {
 		return nil, errors.Join(fmt.Errorf("storing image %s: %w", name, err), os.RemoveAll(dir))
 	}
@@ -67,6 +84,9 @@ func (u *Upload) open(manifest, signature []byte) error {
 	return err
 }
 
+// Manifest is what the upload has to become.
+func (u *Upload) Manifest() *Manifest { return u.manifest }
+
 func (u *Upload) skipZeros() {
 	for u.frame < len(u.manifest.Frames) && u.manifest.Frames[u.frame].Zero {
 		u.frame++
@@ -83,6 +103,9 @@ func (u *Upload) Write(p []byte) (int, error) {
 		return 0, u.err
 	}
 	n, err := u.file.Write(p)
+	if errors.Is(err, syscall.ENOSPC) {
+		err = errors.Join(ErrNoSpace, err)
+	}
 	if err != nil {
 		u.err = fmt.Errorf("storing image %s: %w", u.manifest.Name, err)
 	}
@@ -128,6 +151,12 @@ func (u *Upload) Commit() error {
 	if err := errors.Join(u.file.Sync(), syncDir(u.dir)); err != nil {
 		u.err = fmt.Errorf("storing image %s: %w", name, err)
 		return u.err
+	}
+	if u.replace {
+		if err := u.store.Remove(name); err != nil && !errors.Is(err, ErrNotFound) {
+			u.err = err
+			return u.err
+		}
 	}
 	// rename(2) onto a folder that is not empty fails, which makes the second of two uploads of one name lose.
 	err := os.Rename(u.dir, filepath.Join(u.store.dir, name))

@@ -267,7 +267,7 @@ func (f *fakeCoordinator) AddImage(_ context.Context, stream *connect.ClientStre
 	if err != nil {
 		return nil, connect.NewError(connect.CodeInvalidArgument, err)
 	}
-	image := &bloomeryv1.Image{Name: manifest.Name, SizeBytes: manifest.Size, DataBytes: size, Os: manifest.OS.ID}
+	image := &bloomeryv1.Image{Name: manifest.Name, SizeBytes: manifest.Size, DataBytes: size, Os: manifest.OS.ID, Copies: []string{"c1", "c2"}, Missing: []string{"c3"}}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.images[manifest.Name] = image

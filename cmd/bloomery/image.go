@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
@@ -33,14 +34,19 @@ func newImageList(set *settings) *cobra.Command {
 				return err
 			}
 			return set.printMessage(cmd.OutOrStdout(), answer, func(w io.Writer) {
-				row(w, "NAME", "SYSTEM", "DISK", "DATA", "FRAMES", "MANIFEST")
+				row(w, "NAME", "SYSTEM", "DISK", "DATA", "FRAMES", "COPIES", "MANIFEST")
 				for _, image := range answer.GetImages() {
 					row(w, image.GetName(), image.GetOs(), bytesText(image.GetSizeBytes()), bytesText(image.GetDataBytes()),
-						fmt.Sprint(image.GetFrames()), image.GetManifestSha256()[:min(12, len(image.GetManifestSha256()))])
+						fmt.Sprint(image.GetFrames()), copiesText(image), image.GetManifestSha256()[:min(12, len(image.GetManifestSha256()))])
 				}
 			})
 		},
 	}
+}
+
+// copiesText says on how many of the rack's coordinators an image is.
+func copiesText(image *bloomeryv1.Image) string {
+	return fmt.Sprintf("%d/%d", len(image.GetCopies()), len(image.GetCopies())+len(image.GetMissing()))
 }
 
 func (s *settings) printImage(w io.Writer, image *bloomeryv1.Image) error {
@@ -50,6 +56,7 @@ func (s *settings) printImage(w io.Writer, image *bloomeryv1.Image) error {
 		row(w, "Disk", bytesText(image.GetSizeBytes()))
 		row(w, "Data", fmt.Sprintf("%s in %d frames", bytesText(image.GetDataBytes()), image.GetFrames()))
 		row(w, "Manifest", "sha256 "+image.GetManifestSha256())
+		row(w, "Copies", copiesText(image)+" "+strings.Join(image.GetCopies(), " "))
 	})
 }
 
@@ -67,7 +74,7 @@ func newImageShow(set *settings) *cobra.Command {
 func newImageVerify(set *settings) *cobra.Command {
 	return oneThing(set, &cobra.Command{
 		Use:     "verify NAME",
-		Short:   "Read every frame of a stored image again and check its signature",
+		Short:   "Read every frame of a stored image again, at one coordinator, and check its signature",
 		Example: `  bloomery image verify debian-12`,
 	}, func(ctx context.Context, c *client, name string) (*bloomeryv1.Image, error) {
 		ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
@@ -83,7 +90,7 @@ func newImageVerify(set *settings) *cobra.Command {
 func newImageRemove(set *settings) *cobra.Command {
 	return oneThing(set, &cobra.Command{
 		Use:     "rm NAME",
-		Short:   "Remove an image from the store",
+		Short:   "Remove an image from the rack, unless a job installs it",
 		Example: `  bloomery image rm debian-11`,
 	}, func(ctx context.Context, c *client, name string) (*bloomeryv1.RemoveImageResponse, error) {
 		return ask(ctx, c.images.RemoveImage, &bloomeryv1.RemoveImageRequest{Name: name})

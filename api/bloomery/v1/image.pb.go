@@ -36,7 +36,9 @@ type Image struct {
 	ManifestSha256 string                 `protobuf:"bytes,6,opt,name=manifest_sha256,json=manifestSha256,proto3" json:"manifest_sha256,omitempty"`
 	CreatedAt      *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	// Names of the coordinators that hold a verified copy.
-	Copies        []string `protobuf:"bytes,8,rep,name=copies,proto3" json:"copies,omitempty"`
+	Copies []string `protobuf:"bytes,8,rep,name=copies,proto3" json:"copies,omitempty"`
+	// Names of the rack's other coordinators, which are still to get one.
+	Missing       []string `protobuf:"bytes,9,rep,name=missing,proto3" json:"missing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -123,6 +125,13 @@ func (x *Image) GetCreatedAt() *timestamppb.Timestamp {
 func (x *Image) GetCopies() []string {
 	if x != nil {
 		return x.Copies
+	}
+	return nil
+}
+
+func (x *Image) GetMissing() []string {
+	if x != nil {
+		return x.Missing
 	}
 	return nil
 }
@@ -663,7 +672,7 @@ var File_bloomery_v1_image_proto protoreflect.FileDescriptor
 
 const file_bloomery_v1_image_proto_rawDesc = "" +
 	"\n" +
-	"\x17bloomery/v1/image.proto\x12\vbloomery.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfd\x01\n" +
+	"\x17bloomery/v1/image.proto\x12\vbloomery.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x97\x02\n" +
 	"\x05Image\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -675,7 +684,8 @@ const file_bloomery_v1_image_proto_rawDesc = "" +
 	"\x0fmanifest_sha256\x18\x06 \x01(\tR\x0emanifestSha256\x129\n" +
 	"\n" +
 	"created_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x16\n" +
-	"\x06copies\x18\b \x03(\tR\x06copies\"\x13\n" +
+	"\x06copies\x18\b \x03(\tR\x06copies\x12\x18\n" +
+	"\amissing\x18\t \x03(\tR\amissing\"\x13\n" +
 	"\x11ListImagesRequest\"@\n" +
 	"\x12ListImagesResponse\x12*\n" +
 	"\x06images\x18\x01 \x03(\v2\x12.bloomery.v1.ImageR\x06images\"%\n" +

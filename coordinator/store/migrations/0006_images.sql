@@ -2,7 +2,9 @@ CREATE TABLE images (
   name TEXT PRIMARY KEY,
   manifest_sha256 TEXT NOT NULL,
   origin TEXT NOT NULL,
-  added INTEGER NOT NULL
+  added INTEGER NOT NULL,
+  removed INTEGER NOT NULL,
+  body BLOB NOT NULL
 );
 CREATE TABLE image_copies (
   name TEXT NOT NULL,

@@ -51,11 +51,14 @@ const (
 type ImageServiceClient interface {
 	ListImages(context.Context, *connect.Request[v1.ListImagesRequest]) (*connect.Response[v1.ListImagesResponse], error)
 	GetImage(context.Context, *connect.Request[v1.GetImageRequest]) (*connect.Response[v1.GetImageResponse], error)
-	// AddImage stores an image that the client converted and signed. The first message carries the header, the others data in order.
-	// INVALID_ARGUMENT when the signature or a frame's checksum is wrong; nothing is stored then.
+	// AddImage stores an image that the client converted and signed, at the coordinator that is called; the others copy it from there.
+	// The first message carries the header, the others data in order. INVALID_ARGUMENT when the signature or a frame's checksum is wrong,
+	// RESOURCE_EXHAUSTED when the disk is full; nothing is stored then.
 	AddImage(context.Context) *connect.ClientStreamForClient[v1.AddImageRequest, v1.AddImageResponse]
-	// VerifyImage reads every frame of a stored image again.
+	// VerifyImage reads every frame of a stored image again, at the coordinator that is called. A copy that is spoilt is fetched again
+	// from another coordinator.
 	VerifyImage(context.Context, *connect.Request[v1.VerifyImageRequest]) (*connect.Response[v1.VerifyImageResponse], error)
+	// RemoveImage removes an image from all coordinators. FAILED_PRECONDITION while a job writes it.
 	RemoveImage(context.Context, *connect.Request[v1.RemoveImageRequest]) (*connect.Response[v1.RemoveImageResponse], error)
 }
 
@@ -141,11 +144,14 @@ func (c *imageServiceClient) RemoveImage(ctx context.Context, req *connect.Reque
 type ImageServiceHandler interface {
 	ListImages(context.Context, *connect.Request[v1.ListImagesRequest]) (*connect.Response[v1.ListImagesResponse], error)
 	GetImage(context.Context, *connect.Request[v1.GetImageRequest]) (*connect.Response[v1.GetImageResponse], error)
-	// AddImage stores an image that the client converted and signed. The first message carries the header, the others data in order.
-	// INVALID_ARGUMENT when the signature or a frame's checksum is wrong; nothing is stored then.
+	// AddImage stores an image that the client converted and signed, at the coordinator that is called; the others copy it from there.
+	// The first message carries the header, the others data in order. INVALID_ARGUMENT when the signature or a frame's checksum is wrong,
+	// RESOURCE_EXHAUSTED when the disk is full; nothing is stored then.
 	AddImage(context.Context, *connect.ClientStream[v1.AddImageRequest]) (*connect.Response[v1.AddImageResponse], error)
-	// VerifyImage reads every frame of a stored image again.
+	// VerifyImage reads every frame of a stored image again, at the coordinator that is called. A copy that is spoilt is fetched again
+	// from another coordinator.
 	VerifyImage(context.Context, *connect.Request[v1.VerifyImageRequest]) (*connect.Response[v1.VerifyImageResponse], error)
+	// RemoveImage removes an image from all coordinators. FAILED_PRECONDITION while a job writes it.
 	RemoveImage(context.Context, *connect.Request[v1.RemoveImageRequest]) (*connect.Response[v1.RemoveImageResponse], error)
 }
 
