@@ -16,9 +16,11 @@ import (
 )
 
 const (
-	// maxWait bounds a long poll; heardEvery is how often a held one counts as heard (the connection is checked by HTTP/2 pings).
-	maxWait    = 60 * time.Second
-	heardEvery = 15 * time.Second
+	// maxWait bounds a long poll.
+	maxWait = 60 * time.Second
+	// heardPart of Timing.Quiet is how often it is noted that an agent was heard, be it by reports or by a poll that is held (the
+	// connection is checked by HTTP/2 pings).
+	heardPart = 4
 )
 
 // currentBoot says that a caller is the agent that enrolled for the boot that the machine's job is in.
@@ -45,14 +47,12 @@ func (c *Coordinator) NextStep(ctx context.Context, r *connect.Request[bloomeryv
 	wake, stop := c.hub.subscribe("machine/" + who.Name)
 	defer stop()
 	until := time.Now().Add(wait)
-	var heard time.Time
 	for {
-		offer, err := c.lookForStep(ctx, who, r.Msg.GetBootId())
+		ready, heard, err := c.lookForStep(ctx, who, r.Msg.GetBootId())
 		if err != nil {
 			return nil, err
 		}
-		now := time.Now()
-		if offer || now.Sub(heard) >= heardEvery {
+		if ready {
 			response, err := c.giveStep(ctx, who, r.Msg.GetBootId())
 			if err != nil {
 				return nil, err
@@ -60,39 +60,54 @@ func (c *Coordinator) NextStep(ctx context.Context, r *connect.Request[bloomeryv
 			if response.GetStep() != nil {
 				return connect.NewResponse(response), nil
 			}
-			heard = now
 		}
-		if !now.Before(until) {
+		if longAgo(heard, c.config.Now(), c.heardEvery()) { // stored with others' reports
+			if err := c.committer.submit(ctx, &reportCall{who: who, bootID: r.Msg.GetBootId()}, c.storeGroup); err != nil {
+				return nil, err
+			}
+		}
+		if !time.Now().Before(until) {
 			return connect.NewResponse(&bloomeryv1.NextStepResponse{}), nil
 		}
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-wake:
-		case <-time.After(min(time.Until(until), c.config.Timing.Tick)):
+		case <-time.After(min(time.Until(until), c.heardEvery())):
 		}
 	}
 }
 
-// lookForStep says, without a write, whether there is a step to give.
-func (c *Coordinator) lookForStep(ctx context.Context, who caller, bootID string) (ready bool, err error) {
-	err = c.Store.View(ctx, func(r *store.Reader) error {
-		j, err := c.currentJob(r, who, bootID)
-		ready = err == nil && stepFor(j) != nil
-		return err
-	})
-	return ready, err
+func (c *Coordinator) heardEvery() time.Duration { return c.config.Timing.Quiet / heardPart }
+
+// longAgo says that something was last done at least d ago, or at a time that has not come yet by this coordinator's clock.
+func longAgo(last, now time.Time, d time.Duration) bool {
+	return now.Sub(last) >= d || last.After(now)
 }
 
-func (c *Coordinator) currentJob(r *store.Reader, who caller, bootID string) (*store.Job, error) {
+// lookForStep says, without a write, whether there is a step to give, and when the agent was heard last.
+func (c *Coordinator) lookForStep(ctx context.Context, who caller, bootID string) (ready bool, heard time.Time, err error) {
+	err = c.Store.View(ctx, func(r *store.Reader) error {
+		j, boot, err := c.currentJob(r, who, bootID)
+		if err != nil {
+			return err
+		}
+		ready, heard = stepFor(j) != nil, boot.Heard
+		return nil
+	})
+	return ready, heard, err
+}
+
+func (c *Coordinator) currentJob(r *store.Reader, who caller, bootID string) (*store.Job, *store.Boot, error) {
 	boot, err := r.Boot(who.Name)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if !currentBoot(boot, who, bootID) {
-		return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New("this boot is over: the machine is not, or not any more, expected to run the agent"))
+		return nil, nil, connect.NewError(connect.CodeFailedPrecondition, errors.New("this boot is over: the machine is not, or not any more, expected to run the agent"))
 	}
-	return r.Job(boot.JobID)
+	j, err := r.Job(boot.JobID)
+	return j, boot, err
 }
 
 // stepFor returns the step that a job wants the agent to run now.
@@ -113,11 +128,11 @@ func stepFor(j *store.Job) *bloomeryv1.Step {
 func (c *Coordinator) giveStep(ctx context.Context, who caller, bootID string) (response *bloomeryv1.NextStepResponse, err error) {
 	err = c.update(ctx, func(ch *change) error {
 		response = &bloomeryv1.NextStepResponse{}
-		j, err := c.currentJob(&ch.Reader, who, bootID)
+		j, _, err := c.currentJob(&ch.Reader, who, bootID)
 		if err != nil {
 			return err
 		}
-		if err := ch.Heard(who.Name, bootID); err != nil {
+		if err := ch.Heard([]string{who.Name}); err != nil {
 			return err
 		}
 		s := stepFor(j)
@@ -158,19 +173,17 @@ func (c *Coordinator) Report(ctx context.Context, r *connect.Request[bloomeryv1.
 	}
 	var acknowledged int64
 	for _, batch := range batches(r.Msg.GetReports()) {
-		var foreign string
-		err := c.update(ctx, func(ch *change) (err error) {
-			foreign = ""
-			acknowledged, foreign, err = storeReports(ch, who, r.Msg.GetBootId(), batch)
-			return err
-		})
-		if foreign != "" {
-			c.security(ctx, "security.report_refused", who.Name, who, fmt.Sprintf("machine %s reported on job %s, which is not its own", who.Name, clip(foreign)))
-			return nil, connect.NewError(connect.CodePermissionDenied, fmt.Errorf("job %s is not this machine's", clip(foreign)))
+		call := &reportCall{who: who, bootID: r.Msg.GetBootId(), reports: batch}
+		err := c.committer.submit(ctx, call, c.storeGroup)
+		var alien *alienJob
+		if errors.As(err, &alien) {
+			c.security(ctx, "security.report_refused", who.Name, who, fmt.Sprintf("machine %s reported on job %s, which is not its own", who.Name, clip(alien.id)))
+			return nil, connect.NewError(connect.CodePermissionDenied, fmt.Errorf("job %s is not this machine's", clip(alien.id)))
 		}
 		if err != nil {
 			return nil, err
 		}
+		acknowledged = call.acknowledged
 	}
 	return connect.NewResponse(&bloomeryv1.ReportResponse{Acknowledged: acknowledged}), nil
 }

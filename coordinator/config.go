@@ -105,7 +105,7 @@ type Timing struct {
 	Quiet, Lost time.Duration
 	// Job bounds a whole job.
 	Job time.Duration
-	// Tick is how often a job is looked at when nothing wakes it; Lease how long a coordinator that falls silent keeps what it drives.
+	// Tick is how often changes are looked for that nothing told of; Lease how long a coordinator that falls silent keeps what it drives.
 	Tick, Lease time.Duration
 	// Images is how often the image store is compared with the rack's catalogue when nothing hints at a change.
 	Images time.Duration

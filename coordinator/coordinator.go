@@ -46,7 +46,8 @@ type Coordinator struct {
 	limits *limits
 	types  eventTypes
 	// sessions holds this coordinator's right to drive jobs and do duties.
-	sessions *sessions
+	sessions  *sessions
+	committer *committer
 	// permissions is the table of who may call what, by procedure.
 	permissions map[string]permission
 	// backingUp is held while a backup is made.
@@ -68,7 +69,7 @@ func New(config Config, deps Deps) (*Coordinator, error) {
 	for _, p := range permissions() {
 		table[p.procedure] = p
 	}
-	return &Coordinator{Deps: deps, config: config, hub: newHub(), limits: newLimits(), types: newEventTypes(), sessions: newSessions(), permissions: table}, nil
+	return &Coordinator{Deps: deps, config: config, hub: newHub(), limits: newLimits(), types: newEventTypes(), sessions: newSessions(), committer: newCommitter(), permissions: table}, nil
 }
 
 // undeclaredEvent is logged when an event was stored that the table does not know: it is kept, and somebody has to add it there.
@@ -78,7 +79,7 @@ const undeclaredEvent = "an event is not as EventTypes declares it"
 type change struct {
 	*store.Tx
 	topics map[string]bool
-	events []*bloomeryv1.Event
+	events []store.KeyedEvent
 	// who causes the change; call and records are what its audit event says, when it is a call that is audited.
 	who     caller
 	call    *call
@@ -100,7 +101,10 @@ func (c *Coordinator) update(ctx context.Context, f func(*change) error) error {
 		if err := f(done); err != nil {
 			return err
 		}
-		return done.audit()
+		if err := done.audit(); err != nil {
+			return err
+		}
+		return done.flush()
 	})
 	if err != nil {
 		return err
@@ -116,12 +120,20 @@ func (c *Coordinator) update(ctx context.Context, f func(*change) error) error {
 		case bloomeryv1.Severity_SEVERITY_ERROR:
 			level = slog.LevelError
 		}
-		if err := c.types.undeclared(e); err != nil {
+		if err := c.types.undeclared(e.Event); err != nil {
 			c.Logger.Error(undeclaredEvent, "error", err)
 		}
 		c.Logger.Log(ctx, level, e.GetMessage(), "event", e.GetType(), "machine", e.GetMachine(), "job", e.GetJobId(), "step", e.GetStepId())
 	}
 	c.hub.notify(done.topics)
+	return nil
+}
+
+// flush stores the events of a change.
+func (ch *change) flush() error {
+	if err := ch.AppendEvents(ch.events); err != nil {
+		return fmt.Errorf("store %d events: %w", len(ch.events), err)
+	}
 	return nil
 }
 
@@ -144,18 +156,23 @@ func (ch *change) noteKeyed(e *bloomeryv1.Event, data map[string]any, key string
 		}
 		e.Data = s
 	}
-	if err := ch.AppendEvent(e, key); err != nil {
-		return fmt.Errorf("store event %s: %w", e.GetType(), err)
-	}
-	ch.events = append(ch.events, e)
+	ch.events = append(ch.events, store.KeyedEvent{Event: e, Key: key})
 	ch.topics["events"] = true
 	return nil
 }
 
-func (ch *change) saveJob(j *store.Job) error {
-	ch.topics["job/"+j.GetId()] = true
-	ch.topics["machine/"+j.GetMachine()] = true
-	return ch.SaveJob(j)
+func (ch *change) saveJob(j *store.Job) error { return ch.saveJobs([]*store.Job{j}) }
+
+// saveJobs stores what of jobs has changed. Progress alone concerns those who watch, not those who drive.
+func (ch *change) saveJobs(jobs []*store.Job) error {
+	for _, j := range jobs {
+		ch.topics["progress/"+j.GetId()] = true
+		if j.Moved() {
+			ch.topics["job/"+j.GetId()] = true
+			ch.topics["machine/"+j.GetMachine()] = true
+		}
+	}
+	return ch.SaveJobs(jobs)
 }
 
 func (ch *change) saveMachine(m *bloomeryv1.Machine) error {

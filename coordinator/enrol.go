@@ -116,6 +116,9 @@ func (c *Coordinator) enrol(ctx context.Context, who caller, r *bloomeryv1.Enrol
 			}
 		}
 		response = &bloomeryv1.EnrolResponse{Machine: m.GetName(), Certificates: chain, NotAfter: timestamppb.New(notAfter)}
+		if err := ch.TouchJob(boot.JobID); err != nil {
+			return err
+		}
 		ch.topics["job/"+boot.JobID], ch.topics["machine/"+m.GetName()] = true, true
 		if !first {
 			return nil

@@ -2,44 +2,48 @@ package coordinator
 
 import "sync"
 
-// hub wakes those who wait for a change of a topic: "events", "job/ID", "machine/NAME", "machines". A wake is a hint: whoever is woken reads the store.
+// hub wakes those who wait for a change of a topic: "events", "machines", "jobs" (one may be free to drive), "duties", "job/ID",
+// "progress/ID", "machine/NAME". A wake is a hint: whoever is woken reads the store.
 type hub struct {
 	mu   sync.Mutex
-	subs map[*subscription]bool
+	subs map[string]map[*subscription]bool
 }
 
-type subscription struct {
-	topics []string
-	// wake holds one hint at most.
-	wake chan struct{}
-}
+// subscription holds one hint at most.
+type subscription struct{ wake chan struct{} }
 
-func newHub() *hub { return &hub{subs: map[*subscription]bool{}} }
+func newHub() *hub { return &hub{subs: map[string]map[*subscription]bool{}} }
 
 // subscribe returns a channel of hints and what ends them.
 func (h *hub) subscribe(topics ...string) (<-chan struct{}, func()) {
-	s := &subscription{topics: topics, wake: make(chan struct{}, 1)}
+	s := &subscription{wake: make(chan struct{}, 1)}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.subs[s] = true
+	for _, t := range topics {
+		if h.subs[t] == nil {
+			h.subs[t] = map[*subscription]bool{}
+		}
+		h.subs[t][s] = true
+	}
 	return s.wake, func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		delete(h.subs, s)
+		for _, t := range topics {
+			if delete(h.subs[t], s); len(h.subs[t]) == 0 {
+				delete(h.subs, t)
+			}
+		}
 	}
 }
 
 func (h *hub) notify(topics map[string]bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for s := range h.subs {
-		for _, t := range s.topics {
-			if topics[t] {
-				select {
-				case s.wake <- struct{}{}:
-				default:
-				}
-				break
+	for t := range topics {
+		for s := range h.subs[t] {
+			select {
+			case s.wake <- struct{}{}:
+			default:
 			}
 		}
 	}

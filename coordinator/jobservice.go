@@ -98,7 +98,7 @@ func (c *Coordinator) job(ctx context.Context, id string) (j *store.Job, err err
 
 // WatchJob implements bloomery.v1.JobService.
 func (c *Coordinator) WatchJob(ctx context.Context, r *connect.Request[bloomeryv1.WatchJobRequest], stream *connect.ServerStream[bloomeryv1.WatchJobResponse]) error {
-	wake, stop := c.hub.subscribe("job/" + r.Msg.GetId())
+	wake, stop := c.hub.subscribe("job/"+r.Msg.GetId(), "progress/"+r.Msg.GetId())
 	defer stop()
 	var sent *bloomeryv1.Job
 	for {

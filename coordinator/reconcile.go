@@ -3,7 +3,7 @@ package coordinator
 import (
 	"context"
 	"errors"
-	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -11,6 +11,9 @@ import (
 	"bloomery/coordinator/store"
 	"bloomery/internal/fence"
 )
+
+// longestWait is how long a driver waits that nothing wakes: the time of day may jump.
+const longestWait = 15 * time.Second
 
 // yieldTimeout bounds giving a job up when the coordinator stops.
 const yieldTimeout = 2 * time.Second
@@ -20,16 +23,9 @@ const countsPerJob = 100
 
 // Drive drives every running job of the rack that no other coordinator drives, until the context ends.
 func (c *Coordinator) Drive(ctx context.Context) error {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	wg.Go(func() { c.keepSessions(ctx) })
-	var mu sync.Mutex
-	driven := map[string]bool{}
-	isDriven := func(id string) bool {
-		mu.Lock()
-		defer mu.Unlock()
-		return driven[id]
-	}
+	d := &drivers{c: c, driven: map[string]bool{}, seen: map[string]store.RunningJob{}}
+	defer d.wg.Wait()
+	d.wg.Go(func() { c.keepSessions(ctx) })
 	wake, stop := c.hub.subscribe("jobs")
 	defer stop()
 	for {
@@ -37,31 +33,12 @@ func (c *Coordinator) Drive(ctx context.Context) error {
 		if err != nil {
 			return nil
 		}
-		claimed, err := c.claimJobs(s, isDriven)
+		more, err := d.look(ctx, s)
+		s.leave()
 		if err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrFenced) {
 			c.Logger.Error("look for jobs to drive", "error", err)
 		}
-		for _, f := range claimed {
-			if !s.enter() {
-				break // its jobs are free with the session's end
-			}
-			mu.Lock()
-			driven[f.Job] = true
-			mu.Unlock()
-			wg.Go(func() {
-				defer s.leave()
-				c.Logger.Info("job taken", "job", f.Job, "epoch", f.Epoch)
-				err := c.workUnder(ctx, s, f, c.driveJob)
-				mu.Lock()
-				delete(driven, f.Job)
-				mu.Unlock()
-				if err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrFenced) {
-					c.Logger.Error("drive a job", "job", f.Job, "error", err)
-				}
-			})
-		}
-		s.leave()
-		if len(claimed) == claimAtOnce {
+		if more {
 			continue
 		}
 		select {
@@ -73,22 +50,90 @@ func (c *Coordinator) Drive(ctx context.Context) error {
 	}
 }
 
-// claimJobs takes running jobs that nobody drives.
-func (c *Coordinator) claimJobs(s *session, driven func(id string) bool) (claimed []store.Fence, err error) {
-	var free []string
-	if err := c.Store.View(s.ctx, func(r *store.Reader) (err error) {
-		free, err = r.FreeJobs(s.id)
+// drivers is the drivers of a coordinator's jobs.
+type drivers struct {
+	c  *Coordinator
+	wg sync.WaitGroup
+	mu sync.Mutex
+	// driven holds the jobs that have a driver here.
+	driven map[string]bool
+	// seen is the running jobs when they were looked at last.
+	seen map[string]store.RunningJob
+}
+
+// look takes jobs that nobody drives, and wakes those who wait for a change that was made at another coordinator: one look at all
+// jobs in place of one by each of those who wait. more says that there are more to take.
+func (d *drivers) look(ctx context.Context, s *session) (more bool, err error) {
+	var running []store.RunningJob
+	if err := d.c.Store.View(s.ctx, func(r *store.Reader) (err error) {
+		running, err = r.RunningJobs(s.id)
 		return err
 	}); err != nil {
-		return nil, err
+		return false, err
 	}
-	free = slices.DeleteFunc(free, driven)
+	d.wake(running)
+	var free []string
+	d.mu.Lock()
+	for _, j := range running {
+		if j.Free && !d.driven[j.ID] {
+			free = append(free, j.ID)
+		}
+	}
+	d.mu.Unlock()
+	more = len(free) > claimAtOnce
+	claimed, err := d.c.claimJobs(s, free[:min(len(free), claimAtOnce)])
+	for _, f := range claimed {
+		d.drive(ctx, s, f)
+	}
+	return more && err == nil, err
+}
+
+func (d *drivers) wake(running []store.RunningJob) {
+	topics, now := map[string]bool{}, make(map[string]store.RunningJob, len(running))
+	for _, j := range running {
+		now[j.ID] = j
+		if d.seen[j.ID].Revision != j.Revision {
+			topics["job/"+j.ID], topics["machine/"+j.Machine] = true, true
+		}
+	}
+	for id, j := range d.seen {
+		if _, ok := now[id]; !ok {
+			topics["job/"+id], topics["machine/"+j.Machine] = true, true
+		}
+	}
+	d.seen = now
+	d.c.hub.notify(topics)
+}
+
+// drive starts a job's driver.
+func (d *drivers) drive(ctx context.Context, s *session, f store.Fence) {
+	if !s.enter() {
+		return // its jobs are free with the session's end
+	}
+	d.mu.Lock()
+	d.driven[f.Job] = true
+	d.mu.Unlock()
+	d.wg.Go(func() {
+		defer s.leave()
+		d.c.Logger.Info("job taken", "job", f.Job, "epoch", f.Epoch)
+		err := d.c.workUnder(ctx, s, f, d.c.driveJob)
+		d.mu.Lock()
+		delete(d.driven, f.Job)
+		d.mu.Unlock()
+		if err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrFenced) {
+			d.c.Logger.Error("drive a job", "job", f.Job, "error", err)
+		}
+	})
+}
+
+// claimJobs takes running jobs that nobody drives.
+func (c *Coordinator) claimJobs(s *session, free []string) (claimed []store.Fence, err error) {
 	if len(free) == 0 {
 		return nil, nil
 	}
 	err = c.Store.Update(s.ctx, func(tx *store.Tx) error {
 		claimed = nil
-		for _, id := range free[:min(len(free), claimAtOnce)] {
+		for _, id := range free {
 			f, ok, err := tx.Claim(store.Holding{Job: id}, s.id)
 			if err != nil {
 				return err
@@ -118,7 +163,7 @@ func (c *Coordinator) driveJob(ctx context.Context, f store.Fence) error {
 		if err != nil || ended {
 			return err
 		}
-		pause := min(time.Until(until), c.config.Timing.Tick)
+		pause := min(time.Until(until), longestWait)
 		if pause <= 0 {
 			continue
 		}
@@ -283,9 +328,10 @@ type finalError struct {
 func (e *finalError) Error() string { return e.err.Error() }
 func (e *finalError) Unwrap() error { return e.err }
 
+// clipTo cuts a text to n bytes, between characters.
 func clipTo(s string, n int) string {
 	if len(s) > n {
-		return s[:n] + "…"
+		return strings.ToValidUTF8(s[:n], "") + "…"
 	}
 	return s
 }

@@ -1,8 +1,12 @@
 package coordinator
 
 import (
-	"errors"
+	"context"
 	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -52,9 +56,24 @@ func checkReports(r *bloomeryv1.ReportRequest) error {
 		if p := report.GetProgress(); p != nil && !(p.GetPercent() >= 0 && p.GetPercent() <= 100) {
 			return invalid(field+".progress.percent", "OUT_OF_RANGE", "want 0 to 100")
 		}
+		// What JSON cannot hold must not fail in the middle of storing it.
+		if !finite(report.GetFinished().GetResult()) || !finite(report.GetLog().GetData()) ||
+			!isFinite(report.GetProgress().GetBytesPerSecond()) || !isFinite(report.GetBootPhase().GetSeconds()) {
+			return invalid(field, "NOT_A_NUMBER", "want finite numbers")
+		}
 	}
 	return nil
 }
+
+func finite(s *structpb.Struct) bool {
+	return !slices.ContainsFunc(slices.Collect(maps.Values(s.GetFields())), notFinite)
+}
+
+func notFinite(v *structpb.Value) bool {
+	return !isFinite(v.GetNumberValue()) || !finite(v.GetStructValue()) || slices.ContainsFunc(v.GetListValue().GetValues(), notFinite)
+}
+
+func isFinite(f float64) bool { return !math.IsNaN(f) && !math.IsInf(f, 0) }
 
 // batches cuts reports into parts that fit into a transaction each.
 func batches(reports []*bloomeryv1.Report) [][]*bloomeryv1.Report {
@@ -71,52 +90,153 @@ func batches(reports []*bloomeryv1.Report) [][]*bloomeryv1.Report {
 	return all
 }
 
-// storeReports stores what was not stored before. foreign names a job that is not the machine's own, and nothing is stored then.
-func storeReports(ch *change, who caller, bootID string, reports []*bloomeryv1.Report) (acknowledged int64, foreign string, err error) {
-	acknowledged, err = ch.Acknowledged(who.Name, bootID)
-	if err != nil {
-		return 0, "", err
+// alienJob says that a machine reported on a job that is not its own: nothing of that call is stored.
+type alienJob struct{ id string }
+
+func (e *alienJob) Error() string { return "job " + e.id + " is another machine's" }
+
+// storeGroup stores what a group of calls reports in one transaction, and sets what came of each. A call whose reports cannot be stored
+// does not keep the others' from being so.
+func (c *Coordinator) storeGroup(ctx context.Context, group []*reportCall) {
+	for left := group; len(left) > 0; {
+		var g *reportGroup
+		err := c.update(ctx, func(ch *change) error {
+			g = &reportGroup{ch: ch, heardEvery: c.heardEvery()}
+			return g.store(left)
+		})
+		if err == nil {
+			return
+		}
+		if g == nil || g.failed == nil {
+			for _, call := range left {
+				call.err = err
+			}
+			return
+		}
+		failed := g.failed
+		failed.err = err
+		left = slices.DeleteFunc(slices.Clone(left), func(call *reportCall) bool { return call == failed })
 	}
-	boot, err := ch.Boot(who.Name)
-	if err != nil {
-		return 0, "", err
+}
+
+// reportGroup is one transaction of several calls.
+type reportGroup struct {
+	ch         *change
+	heardEvery time.Duration
+	// states and jobs are what the transaction read, with what it changed since; acknowledged is what it raised.
+	states       map[string]store.ReportState
+	jobs         map[string]*store.Job
+	acknowledged map[store.Acknowledgement]int64
+	heard        []string
+	// failed is the call that is to blame for an error.
+	failed *reportCall
+}
+
+func (g *reportGroup) store(calls []*reportCall) error {
+	if err := g.read(calls); err != nil {
+		return err
 	}
-	s := &reportStore{ch: ch, machine: who.Name, bootID: bootID, current: currentBoot(boot, who, bootID), boot: boot, jobs: map[string]*store.Job{}}
-	for _, r := range reports {
+	for _, call := range calls {
+		call.acknowledged, call.err = 0, nil
+		if alien := g.alien(call); alien != nil {
+			call.err = alien
+			continue
+		}
+		g.ch.who = call.who
+		if err := g.apply(call); err != nil {
+			g.failed = call
+			return err
+		}
+	}
+	jobs := slices.Collect(maps.Values(g.jobs))
+	slices.SortFunc(jobs, func(a, b *store.Job) int { return strings.Compare(a.GetId(), b.GetId()) })
+	if err := g.ch.saveJobs(jobs); err != nil {
+		return err
+	}
+	if err := g.ch.Heard(g.heard); err != nil {
+		return err
+	}
+	raised := make([]store.Acknowledgement, 0, len(g.acknowledged))
+	for key, sequence := range g.acknowledged {
+		key.Sequence = sequence
+		raised = append(raised, key)
+	}
+	return g.ch.SetAcknowledged(raised)
+}
+
+// read reads what the calls need, each table once.
+func (g *reportGroup) read(calls []*reportCall) (err error) {
+	g.acknowledged = map[store.Acknowledgement]int64{}
+	machines, jobs := map[string]bool{}, map[string]bool{}
+	for _, call := range calls {
+		machines[call.who.Name] = true
+		for _, r := range call.reports {
+			if r.GetJobId() != "" {
+				jobs[r.GetJobId()] = true
+			}
+		}
+	}
+	if g.states, err = g.ch.ReportStates(slices.Collect(maps.Keys(machines))); err != nil {
+		return err
+	}
+	g.jobs, err = g.ch.JobsByID(slices.Collect(maps.Keys(jobs)))
+	return err
+}
+
+// alien finds a job that is not the caller's own in what was not stored before.
+func (g *reportGroup) alien(call *reportCall) error {
+	for _, r := range call.reports {
+		id := r.GetJobId()
+		if j := g.jobs[id]; id != "" && (j == nil || j.GetMachine() != call.who.Name) {
+			return &alienJob{id}
+		}
+	}
+	return nil
+}
+
+// apply applies what of a call was not stored before.
+func (g *reportGroup) apply(call *reportCall) error {
+	machine := call.who.Name
+	state := g.states[machine]
+	key := store.Acknowledgement{Machine: machine, BootID: call.bootID}
+	acknowledged, err := g.acknowledgedOf(key, state)
+	if err != nil {
+		return err
+	}
+	s := &reportStore{ch: g.ch, machine: machine, bootID: call.bootID, current: currentBoot(state.Boot, call.who, call.bootID), boot: state.Boot, jobs: g.jobs}
+	for _, r := range call.reports {
 		if r.GetSequence() <= acknowledged {
 			continue
 		}
 		if err := s.apply(r); err != nil {
-			var alien *alienJob
-			if errors.As(err, &alien) {
-				return 0, alien.id, err
-			}
-			return 0, "", fmt.Errorf("store report %d of machine %s: %w", r.GetSequence(), who.Name, err)
+			return fmt.Errorf("store report %d of machine %s: %w", r.GetSequence(), machine, err)
 		}
 		acknowledged = r.GetSequence()
+		g.acknowledged[key] = acknowledged
 	}
-	for _, j := range s.jobs {
-		if err := ch.saveJob(j); err != nil {
-			return 0, "", err
-		}
-	}
-	if s.current {
-		if err := ch.Heard(who.Name, bootID); err != nil {
-			return 0, "", err
-		}
-	}
-	if s.handedOver {
+	call.acknowledged = acknowledged
+	switch {
+	case s.handedOver:
 		// Nothing more is expected of this boot: firmware that asks again gets no agent.
-		if err := ch.DeleteBoot(who.Name); err != nil {
-			return 0, "", err
-		}
+		delete(g.states, machine)
+		return g.ch.DeleteBoot(machine)
+	case s.current && longAgo(state.Boot.Heard, g.ch.Now(), g.heardEvery):
+		state.Boot.Heard = g.ch.Now()
+		g.heard = append(g.heard, machine)
 	}
-	return acknowledged, "", ch.SetAcknowledged(who.Name, bootID, acknowledged)
+	return nil
 }
 
-type alienJob struct{ id string }
-
-func (e *alienJob) Error() string { return "job " + e.id + " is another machine's" }
+// acknowledgedOf is how far a boot's reports are stored; those of a boot that is over are looked for by themselves.
+func (g *reportGroup) acknowledgedOf(key store.Acknowledgement, state store.ReportState) (int64, error) {
+	if n, ok := g.acknowledged[key]; ok {
+		return n, nil
+	}
+	if state.Boot != nil && state.Boot.BootID == key.BootID {
+		return state.Acknowledged, nil
+	}
+	return g.ch.Acknowledged(key.Machine, key.BootID)
+}
 
 // reportStore applies the reports of one batch.
 type reportStore struct {
@@ -130,10 +250,7 @@ type reportStore struct {
 }
 
 func (s *reportStore) apply(r *bloomeryv1.Report) error {
-	j, err := s.job(r.GetJobId())
-	if err != nil {
-		return err
-	}
+	j := s.jobs[r.GetJobId()]
 	at := r.GetTime()
 	if d := s.ch.Now().Sub(at.AsTime()); at == nil || d > clockSkew || d < -clockSkew {
 		at = nil
@@ -171,25 +288,6 @@ func (s *reportStore) apply(r *bloomeryv1.Report) error {
 		return s.finished(e, j, step, body.Finished, key)
 	}
 	return nil
-}
-
-// job returns one of the machine's own jobs, nil for a report that names none.
-func (s *reportStore) job(id string) (*store.Job, error) {
-	if id == "" {
-		return nil, nil
-	}
-	if j := s.jobs[id]; j != nil {
-		return j, nil
-	}
-	j, err := s.ch.Job(id)
-	if errors.Is(err, store.ErrNotFound) || (err == nil && j.GetMachine() != s.machine) {
-		return nil, &alienJob{id}
-	}
-	if err != nil {
-		return nil, err
-	}
-	s.jobs[id] = j
-	return j, nil
 }
 
 func (s *reportStore) step(j *store.Job, id string) *bloomeryv1.Step {

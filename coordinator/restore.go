@@ -292,9 +292,13 @@ func (r *restore) settle(ctx context.Context, db *store.Store) error {
 		if err := tx.DropImageCopies(""); err != nil {
 			return err
 		}
-		return newChange(tx).note(&bloomeryv1.Event{Type: "rack.restored", Severity: bloomeryv1.Severity_SEVERITY_SECURITY,
+		ch := newChange(tx)
+		if err := ch.note(&bloomeryv1.Event{Type: "rack.restored", Severity: bloomeryv1.Severity_SEVERITY_SECURITY,
 			Message: fmt.Sprintf("rack %s was restored from the backup of %s", h.GetRack(), h.GetCreatedAt().AsTime().Format(time.RFC3339))},
-			map[string]any{"created": h.GetCreatedAt().AsTime().Format(time.RFC3339), "node": h.GetNode(), "version": h.GetVersion(), "running_jobs": len(r.done.Jobs)})
+			map[string]any{"created": h.GetCreatedAt().AsTime().Format(time.RFC3339), "node": h.GetNode(), "version": h.GetVersion(), "running_jobs": len(r.done.Jobs)}); err != nil {
+			return err
+		}
+		return ch.flush()
 	})
 }
 
@@ -309,7 +313,10 @@ func failRestored(tx *store.Tx, id string) error {
 	}
 	j.ErrorReason, j.Error = restoredFault, "the rack was restored from a backup that was made while this job ran"
 	m.FaultCode, m.FaultMessage = restoredFault, "its job "+id+" was cut off by a restore: look at the machine and its disks before it is used"
-	return ch.endJob(j, m, Condemned, bloomeryv1.JobStatus_JOB_STATUS_FAILED)
+	if err := ch.endJob(j, m, Condemned, bloomeryv1.JobStatus_JOB_STATUS_FAILED); err != nil {
+		return err
+	}
+	return ch.flush()
 }
 
 // moveIn puts the finished folders in their places. The keys come last: without them bloomeryd does not start.

@@ -270,9 +270,4 @@ func list(names []string) string {
 }
 
 // clip keeps what a caller sent from filling an error text.
-func clip(s string) string {
-	if len(s) > 80 {
-		return s[:80] + "…"
-	}
-	return s
-}
+func clip(s string) string { return clipTo(s, 80) }

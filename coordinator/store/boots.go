@@ -28,20 +28,29 @@ type Boot struct {
 // Open says that an agent may enrol for this boot: none has. Whoever drives the job ends a boot for which none comes.
 func (b *Boot) Open() bool { return b != nil && b.Enrolled.IsZero() }
 
+const bootColumns = "job_id, round, created, enrolled, heard, b.boot_id, key_hash, certificate_hash, authority"
+
 // Boot reads what a machine is expected to boot; nil when nothing is.
 func (r *Reader) Boot(machine string) (*Boot, error) {
 	b := &Boot{Machine: machine}
-	var created, enrolled, heard int64
-	err := r.q.QueryRowContext(r.ctx, "SELECT job_id, round, created, enrolled, heard, boot_id, key_hash, certificate_hash, authority FROM boots WHERE machine = ?", machine).
-		Scan(&b.JobID, &b.Round, &created, &enrolled, &heard, &b.BootID, &b.KeyHash, &b.CertificateHash, &b.Authority)
+	err := scanBoot(b, r.q.QueryRowContext(r.ctx, "SELECT "+bootColumns+" FROM boots b WHERE machine = ?", machine).Scan)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the boot of machine %s: %w", machine, err)
 	}
-	b.Created, b.Enrolled, b.Heard = fromNanos(created), fromNanos(enrolled), fromNanos(heard)
 	return b, nil
+}
+
+// scanBoot reads bootColumns.
+func scanBoot(b *Boot, scan func(into ...any) error) error {
+	var created, enrolled, heard int64
+	if err := scan(&b.JobID, &b.Round, &created, &enrolled, &heard, &b.BootID, &b.KeyHash, &b.CertificateHash, &b.Authority); err != nil {
+		return err
+	}
+	b.Created, b.Enrolled, b.Heard = fromNanos(created), fromNanos(enrolled), fromNanos(heard)
+	return nil
 }
 
 // SaveBoot stores a machine's boot in place of any before.
@@ -56,9 +65,4 @@ func (t *Tx) SaveBoot(b *Boot) error {
 // DeleteBoot ends the expectation that a machine boots the agent, and with it what its agent may do.
 func (t *Tx) DeleteBoot(machine string) error {
 	return t.exec("DELETE FROM boots WHERE machine = ?", machine)
-}
-
-// Heard notes that the agent of a boot called.
-func (t *Tx) Heard(machine, bootID string) error {
-	return t.exec("UPDATE boots SET heard = ? WHERE machine = ? AND boot_id = ?", nanos(t.now), machine, bootID)
 }

@@ -22,22 +22,38 @@ type EventFilter struct {
 	Limit int
 }
 
+// KeyedEvent is an event with the key that keeps it from being stored twice; an empty one keeps nothing.
+type KeyedEvent struct {
+	*bloomeryv1.Event
+	Key string
+}
+
 // AppendEvent stores an event; its sequence number and, unless set, its time are the store's.
 // An event with a key that is there already changes nothing.
 func (t *Tx) AppendEvent(e *bloomeryv1.Event, key string) error {
-	at := t.now
-	if e.GetTime() != nil {
-		at = e.GetTime().AsTime()
-	}
-	var data []byte
-	if e.GetData() != nil {
-		var err error
-		if data, err = protojson.Marshal(e.GetData()); err != nil {
-			return fmt.Errorf("encode an event: %w", err)
+	return t.AppendEvents([]KeyedEvent{{e, key}})
+}
+
+// AppendEvents stores events in their order.
+func (t *Tx) AppendEvents(events []KeyedEvent) error {
+	rows := make([][]any, 0, len(events))
+	for _, e := range events {
+		at := t.now
+		if e.GetTime() != nil {
+			at = e.GetTime().AsTime()
 		}
+		var data any
+		if e.GetData() != nil {
+			text, err := protojson.Marshal(e.GetData())
+			if err != nil {
+				return fmt.Errorf("encode event %s: %w", e.GetType(), err)
+			}
+			data = string(text)
+		}
+		rows = append(rows, []any{nanos(at), e.GetType(), int64(e.GetSeverity()), e.GetMachine(), e.GetJobId(), e.GetStepId(), e.GetMessage(), data, nullable(e.Key), e.GetActor(), e.GetSource()})
 	}
-	return t.exec("INSERT INTO events (time, type, severity, machine, job_id, step_id, message, data, key, actor, source) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-		nanos(at), e.GetType(), int64(e.GetSeverity()), e.GetMachine(), e.GetJobId(), e.GetStepId(), e.GetMessage(), data, nullable(key), e.GetActor(), e.GetSource())
+	return t.execRows(`INSERT INTO events (time, type, severity, machine, job_id, step_id, message, data, key, actor, source)
+SELECT `+columns(7)+`, CAST(value->>7 AS BLOB), value->>8, value->>9, value->>10 FROM json_each(?) WHERE true ORDER BY key ON CONFLICT DO NOTHING`, rows)
 }
 
 // Events reads events in the order in which they were stored.
@@ -64,22 +80,6 @@ WHERE sequence > ? AND (? = '' OR machine = ?) AND (? = '' OR job_id = ?) AND (?
 		}
 		return e, nil
 	})
-}
-
-// Acknowledged returns the highest sequence number of a boot's reports that is stored; 0 when none is.
-func (r *Reader) Acknowledged(machine, bootID string) (int64, error) {
-	var n int64
-	err := r.q.QueryRowContext(r.ctx, "SELECT acknowledged FROM reports WHERE machine = ? AND boot_id = ?", machine, bootID).Scan(&n)
-	if errors.Is(err, sql.ErrNoRows) {
-		return 0, nil
-	}
-	return n, err
-}
-
-// SetAcknowledged raises the highest stored sequence number of a boot's reports.
-func (t *Tx) SetAcknowledged(machine, bootID string, sequence int64) error {
-	return t.exec("INSERT INTO reports (machine, boot_id, acknowledged, updated) VALUES (?, ?, ?, ?) ON CONFLICT (machine, boot_id) DO UPDATE SET acknowledged = excluded.acknowledged, updated = excluded.updated",
-		machine, bootID, sequence, nanos(t.now))
 }
 
 // Prune drops what is older than the newest keep events, and the notes that make calls idempotent once nobody can repeat them.

@@ -89,14 +89,25 @@ func (r *Reader) Sessions() ([]Session, error) {
 	return collect(rows, func(rows *sql.Rows) (s Session, err error) { return s, rows.Scan(&s.ID, &s.Beat) })
 }
 
-// FreeJobs names the running jobs that a session holds or may claim, the oldest first.
-func (r *Reader) FreeJobs(session string) ([]string, error) {
-	rows, err := r.q.QueryContext(r.ctx, "SELECT id FROM jobs WHERE status = ? AND owner NOT IN (SELECT id FROM sessions WHERE id <> ?) ORDER BY created",
-		int64(bloomeryv1.JobStatus_JOB_STATUS_RUNNING), session)
+// RunningJob is what of a running job is looked at often.
+type RunningJob struct {
+	ID, Machine string
+	// Revision is raised by every change but progress.
+	Revision int64
+	// Free says that the asking session holds the job or may claim it.
+	Free bool
+}
+
+// RunningJobs reads the jobs that have not ended, the oldest first.
+func (r *Reader) RunningJobs(session string) ([]RunningJob, error) {
+	rows, err := r.q.QueryContext(r.ctx, "SELECT id, machine, revision, owner NOT IN (SELECT id FROM sessions WHERE id <> ?) FROM jobs WHERE status = ? ORDER BY created",
+		session, int64(bloomeryv1.JobStatus_JOB_STATUS_RUNNING))
 	if err != nil {
-		return nil, fmt.Errorf("read the jobs that nobody else drives: %w", err)
+		return nil, fmt.Errorf("read the running jobs: %w", err)
 	}
-	return collect(rows, func(rows *sql.Rows) (id string, err error) { return id, rows.Scan(&id) })
+	return collect(rows, func(rows *sql.Rows) (j RunningJob, err error) {
+		return j, rows.Scan(&j.ID, &j.Machine, &j.Revision, &j.Free)
+	})
 }
 
 // Claim takes a running job or a duty for a session if no other living session holds it; ok is false when one does. What the session holds

@@ -94,8 +94,14 @@ func TestFreeJobs(t *testing.T) {
 		return errors.Join(err, err2)
 	})
 	free := func() (ids []string) {
-		if err := s.View(t.Context(), func(r *Reader) (err error) { ids, err = r.FreeJobs("a"); return err }); err != nil {
+		var jobs []RunningJob
+		if err := s.View(t.Context(), func(r *Reader) (err error) { jobs, err = r.RunningJobs("a"); return err }); err != nil {
 			t.Fatal(err)
+		}
+		for _, j := range jobs {
+			if j.Free {
+				ids = append(ids, j.ID)
+			}
 		}
 		return ids
 	}

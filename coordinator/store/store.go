@@ -61,6 +61,7 @@ type Store struct {
 	write, read *sql.DB
 	node        engine
 	sealer      *sealer
+	specs       *specs
 	now         func() time.Time
 	log         *slog.Logger
 
@@ -96,7 +97,7 @@ func openAt(ctx context.Context, o Options, schema int) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	s := &Store{node: node, sealer: seal, now: o.Now, log: o.Logger, usable: make(chan struct{}), lost: make(chan error, 1), lock: lock}
+	s := &Store{node: node, sealer: seal, specs: newSpecs(), now: o.Now, log: o.Logger, usable: make(chan struct{}), lost: make(chan error, 1), lock: lock}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -189,6 +190,7 @@ type Reader struct {
 	ctx    context.Context
 	q      querier
 	sealer *sealer
+	specs  *specs
 }
 
 // Tx reads and changes the store in one transaction.
@@ -212,7 +214,7 @@ func (s *Store) View(ctx context.Context, f func(*Reader) error) error {
 			return err
 		}
 		defer func() { _ = tx.Rollback() }()
-		return f(&Reader{ctx: ctx, q: tx, sealer: s.sealer})
+		return f(&Reader{ctx: ctx, q: tx, sealer: s.sealer, specs: s.specs})
 	})
 }
 
@@ -242,7 +244,7 @@ func (s *Store) Update(ctx context.Context, f func(*Tx) error) error {
 				return nil
 			}
 		}
-		t := &Tx{Reader: Reader{ctx: ctx, q: tx, sealer: s.sealer}, tx: tx, now: s.now()}
+		t := &Tx{Reader: Reader{ctx: ctx, q: tx, sealer: s.sealer, specs: s.specs}, tx: tx, now: s.now()}
 		if err := f(t); err != nil {
 			return err
 		}

@@ -99,14 +99,14 @@ func checkSchema1(t *testing.T, s *Store) {
 		if m2.GetLock().GetTeam() != "anti-ddos" || m2.GetLock().GetReason() != "under attack" {
 			t.Errorf("m2's lock is %v", m2.GetLock())
 		}
-		ids, err := r.FreeJobs("")
+		running, err := r.RunningJobs("")
 		if err != nil {
 			return err
 		}
-		if len(ids) != 1 || ids[0] != m1.GetJobId() {
-			t.Fatalf("running jobs %v, want %s", ids, m1.GetJobId())
+		if len(running) != 1 || running[0].ID != m1.GetJobId() {
+			t.Fatalf("running jobs %v, want %s", running, m1.GetJobId())
 		}
-		job, err := r.Job(ids[0])
+		job, err := r.Job(running[0].ID)
 		if err != nil {
 			return err
 		}
@@ -117,7 +117,7 @@ func checkSchema1(t *testing.T, s *Store) {
 		if err != nil {
 			return err
 		}
-		if boot == nil || boot.JobID != ids[0] || boot.Enrolled.IsZero() {
+		if boot == nil || boot.JobID != running[0].ID || boot.Enrolled.IsZero() {
 			t.Errorf("m1's boot is %+v", boot)
 		}
 		counts := map[string]int{}
