@@ -73,6 +73,8 @@ type engine interface {
 	transfer(ctx context.Context) error
 	// recheck ends connections of nodes that are not admitted any more.
 	recheck()
+	// hangUp ends the connections of all that use the database, those of this process too, and with them their transactions.
+	hangUp()
 	// tidy is what the leader asks for the addresses that may stay members; nil removes none.
 	tidy(keep func(context.Context) (map[string]bool, error))
 	close() error

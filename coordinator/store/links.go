@@ -25,6 +25,8 @@ const (
 	unacked   = 4 * time.Second
 	// maxAccepted bounds what strangers on the coordinators' network can occupy.
 	maxAccepted = 256
+	// clientProtocol and raftProtocol tell by ALPN (RFC 7301) what a connection between nodes is for.
+	clientProtocol, raftProtocol = "bloomery-database", "bloomery-replication"
 	// transferSize is the buffer of each direction of a connection.
 	transferSize = 64 << 10
 )
@@ -40,7 +42,7 @@ type links struct {
 	// open are all connections; those of this process as a client of the database have the address of the node that they lead to.
 	open map[net.Conn]string
 	// accepted are connections from other nodes.
-	accepted map[*tls.Conn]bool
+	accepted map[*tls.Conn]bool // true for those of clients, false for those of the replication
 	closed   bool
 	wg       sync.WaitGroup
 	count    atomic.Int64
@@ -84,7 +86,7 @@ func hangUp(c net.Conn) {
 
 // client dials a node to use the database there.
 func (l *links) client(ctx context.Context, address string) (net.Conn, error) {
-	conn, err := l.dial(ctx, address)
+	conn, err := l.dial(ctx, address, clientProtocol)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +96,7 @@ func (l *links) client(ctx context.Context, address string) (net.Conn, error) {
 	return &boundedConn{Conn: conn, links: l}, nil
 }
 
-func (l *links) dial(ctx context.Context, address string) (net.Conn, error) {
+func (l *links) dial(ctx context.Context, address, protocol string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	var d net.Dialer
@@ -111,7 +113,9 @@ func (l *links) dial(ctx context.Context, address string) (net.Conn, error) {
 	if err := quickToNotice(conn.(*net.TCPConn)); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	secured := tls.Client(conn, l.cluster.Client())
+	config := l.cluster.Client().Clone()
+	config.NextProtos = []string{protocol}
+	secured := tls.Client(conn, config)
 	if err := secured.HandshakeContext(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("dial the database at %s: %w", address, err), conn.Close())
 	}
@@ -120,7 +124,7 @@ func (l *links) dial(ctx context.Context, address string) (net.Conn, error) {
 
 // raft dials a node for dqlite's replication. dqlite wants a file descriptor, so it gets one end of a pair of sockets.
 func (l *links) raft(ctx context.Context, address string) (net.Conn, error) {
-	remote, err := l.dial(ctx, address)
+	remote, err := l.dial(ctx, address, raftProtocol)
 	if err != nil {
 		l.log.Debug("dial a database node", "address", address, "error", err)
 		return nil, err
@@ -192,7 +196,9 @@ func (l *links) serve(ctx context.Context, conn net.Conn) {
 	}
 	hello, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	secured := tls.Server(conn, l.cluster.Server())
+	config := l.cluster.Server().Clone()
+	config.NextProtos = []string{clientProtocol, raftProtocol}
+	secured := tls.Server(conn, config)
 	err := secured.HandshakeContext(hello)
 	if err == nil {
 		err = l.cluster.Admit(secured.ConnectionState())
@@ -211,7 +217,7 @@ func (l *links) serve(ctx context.Context, conn net.Conn) {
 		return
 	}
 	l.mu.Lock()
-	l.accepted[secured] = true
+	l.accepted[secured] = secured.ConnectionState().NegotiatedProtocol == clientProtocol
 	l.mu.Unlock()
 	l.carry(secured, local)
 	l.mu.Lock()
@@ -229,6 +235,22 @@ func (l *links) recheck() {
 	for conn := range l.accepted {
 		if err := l.cluster.Admit(conn.ConnectionState()); err != nil {
 			l.log.Info("a connection to the database is closed", "from", conn.RemoteAddr(), "reason", err)
+			hangUp(conn)
+		}
+	}
+}
+
+// hangUpClients ends the connections of all who use the database here, or from here; the replication goes on.
+func (l *links) hangUpClients() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for conn, client := range l.accepted {
+		if client {
+			hangUp(conn)
+		}
+	}
+	for conn, address := range l.open {
+		if address != "" {
 			hangUp(conn)
 		}
 	}

@@ -254,6 +254,7 @@ func (n *node) ready() <-chan struct{}       { return n.readyCh }
 func (n *node) failed() <-chan error         { return n.failedCh }
 func (n *node) address() string              { return n.self.Address }
 func (n *node) recheck()                     { n.links.recheck() }
+func (n *node) hangUp()                      { n.links.hangUpClients() }
 
 func (n *node) leader() (string, time.Time, int64) {
 	n.mu.Lock()

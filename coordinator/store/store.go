@@ -66,11 +66,12 @@ type Store struct {
 	log         *slog.Logger
 
 	// usable is closed once the schema is known to be right; lost gives the error after which nothing goes on.
-	usable chan struct{}
-	lost   chan error
-	lock   *os.File
-	stop   context.CancelFunc
-	wg     sync.WaitGroup
+	usable   chan struct{}
+	lost     chan error
+	attempts attempts
+	lock     *os.File
+	stop     context.CancelFunc
+	wg       sync.WaitGroup
 }
 
 // Open starts the database and brings its schema up to date. Without a majority of the nodes it gives up waiting after
@@ -142,6 +143,7 @@ func (s *Store) prepare(ctx context.Context, schema int) {
 		}
 	}
 	close(s.usable)
+	s.wg.Go(func() { s.keepWritable(ctx) })
 	select {
 	case <-ctx.Done():
 	case err := <-s.node.failed():
@@ -229,7 +231,8 @@ func (s *Store) Update(ctx context.Context, f func(*Tx) error) error {
 		return err
 	}
 	id, unsure := hex.EncodeToString(raw), false
-	err := s.retry(ctx, func(ctx context.Context) error {
+	err := s.retry(ctx, func(ctx context.Context) (err error) {
+		defer func() { s.attempts.note(err) }()
 		tx, err := s.write.BeginTx(ctx, nil)
 		if err != nil {
 			return err
