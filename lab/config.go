@@ -22,6 +22,8 @@ type Config struct {
 	Name string `yaml:"name"`
 	// Accel is QEMU's accelerator: "tcg" (default) or "kvm". KVM must have been seen to boot a machine on this host.
 	Accel string `yaml:"accel,omitempty"`
+	// Coordinators is how many the rack has, 1 (default) or 3.
+	Coordinators int `yaml:"coordinators,omitempty"`
 	// Switch is the rack's one switch.
 	Switch Switch `yaml:"switch"`
 	// Provisioning is the network that agents boot in.
@@ -41,9 +43,9 @@ type Switch struct {
 	Password string `yaml:"password,omitempty"`
 }
 
-// Provisioning is the coordinator's side of the provisioning network.
+// Provisioning is the coordinators' side of the provisioning network.
 type Provisioning struct {
-	// Address is the coordinator's, with prefix length, e.g. 10.66.0.1/24.
+	// Address is the first coordinator's, with prefix length, e.g. 10.66.0.1/24. The others have the addresses after it.
 	Address netip.Prefix `yaml:"address"`
 	// Range is what agents lease, "first-last".
 	Range string `yaml:"range"`
@@ -56,8 +58,9 @@ type Network struct {
 	VLAN int `yaml:"vlan"`
 	// Prefix is empty for networks that Bloomery gives no addresses in. The customer's own machine, from
 	// which SSHCommand connects, has Customer in it.
-	Prefix  netip.Prefix `yaml:"prefix"`
-	Gateway netip.Addr   `yaml:"gateway"`
+	Prefix netip.Prefix `yaml:"prefix"`
+	// Gateway is the first coordinator's address; the others have those after it.
+	Gateway netip.Addr `yaml:"gateway"`
 	// Range is what installed machines are given, "first-last".
 	Range    string     `yaml:"range,omitempty"`
 	Customer netip.Addr `yaml:"customer"`

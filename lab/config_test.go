@@ -53,6 +53,13 @@ func TestParseConfigRefuses(t *testing.T) {
 		{"no quarantine", one + "networks: [{name: provisioning, vlan: 100}]\n", `"quarantine" is missing`},
 		{"VLAN twice", one + "networks: [{name: provisioning, vlan: 1}, {name: quarantine, vlan: 1}]\n", "already"},
 		{"range outside", one + "provisioning: {address: 10.0.0.1/24, range: 10.1.0.1-10.1.0.9}\n", "provisioning.range"},
+		{"two coordinators", one + "coordinators: 2\n", "1 or 3"},
+		{"coordinator in the range", one + "coordinators: 3\nprovisioning: {address: 10.66.0.1/24, range: 10.66.0.3-10.66.0.9}\n", "coordinator c3 would have 10.66.0.3"},
+		{"coordinator is the customer", one + "coordinators: 3\nnetworks: [{name: provisioning, vlan: 1}, {name: quarantine, vlan: 2}, {name: a, vlan: 3, prefix: 10.77.0.0/24, gateway: 10.77.0.1, range: 10.77.0.9-10.77.0.20, customer: 10.77.0.2}]\n", "coordinator c2 would have gateway 10.77.0.2"},
+		{"name like another rack's coordinator", one + "name: a-c2\n", "names a part of rack a"},
+		{"out-of-band VLAN", one + "networks: [{name: provisioning, vlan: 4000}, {name: quarantine, vlan: 2}]\n", "out-of-band network's"},
+		{"BMC elsewhere", "machines: [{name: m1, bmc: {address: '192.0.2.1:623'}}]\n", "must be in 10.65.0.0/16"},
+		{"BMC is a coordinator", "machines: [{name: m1, bmc: {address: '10.65.255.251:623'}}]\n", "is coordinator c1's"},
 		{"password too long", "machines: [{name: m1, bmc: {password: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa}}]\n", "IPMI allows 20"},
 		{"too large", strings.Repeat("#", maxConfigBytes+1), "more than"},
 	} {
@@ -68,6 +75,7 @@ func TestParseConfigRefuses(t *testing.T) {
 func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte("machines: [{name: m1}]\n"))
 	f.Add([]byte("name: a\nmachines: [{name: m1, disks: [{bus: virtio, size: 1GiB}]}]\n"))
+	f.Add([]byte("coordinators: 3\nmachines: [{name: m1}]\n"))
 	f.Add([]byte("\x00\xff:::"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		c, err := ParseConfig(text)

@@ -31,6 +31,9 @@ func Default(n int) Config {
 func (c *Config) fill() {
 	setIfEmpty(&c.Name, defaultRack)
 	setIfEmpty(&c.Accel, "tcg")
+	if c.Coordinators == 0 {
+		c.Coordinators = 1
+	}
 	setIfEmpty(&c.Switch.Name, "tor1")
 	setIfEmpty(&c.Switch.Address, "10.65.0.1:9339")
 	setIfEmpty(&c.Switch.Username, "bloomery")
@@ -44,7 +47,7 @@ func (c *Config) fill() {
 			{Name: "quarantine", VLAN: 999},
 			{
 				Name: "customer-a", VLAN: 200, Prefix: netip.MustParsePrefix("10.77.0.0/24"), Gateway: netip.MustParseAddr("10.77.0.1"),
-				Range: "10.77.0.100-10.77.0.199", Customer: netip.MustParseAddr("10.77.0.2"),
+				Range: "10.77.0.100-10.77.0.199", Customer: netip.MustParseAddr("10.77.0.10"),
 			},
 		}
 	}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"bloomery/lab/netns"
@@ -81,7 +83,7 @@ func (l layout) removable() error {
 	return nil
 }
 
-// stopRack ends coordinator and supervisor in good order if the state says where they are. What it
+// stopRack ends coordinators and supervisor in good order if the state says where they are. What it
 // cannot end is left to killMarked.
 func stopRack(ctx context.Context, l layout, progress func(string)) error {
 	st, err := l.load()
@@ -89,18 +91,26 @@ func stopRack(ctx context.Context, l layout, progress func(string)) error {
 		return nil // never up, or damaged: the marker in the environment finds the processes
 	}
 	var errs []error
-	for _, p := range []struct {
-		name string
-		process
-	}{{"coordinator", st.Coordinator}, {"supervisor", st.Supervisor}} {
-		if p.alive() {
-			if err := stopProcess(ctx, p.process); err != nil {
-				errs = append(errs, fmt.Errorf("ending the %s: %w", p.name, err))
-				continue
-			}
-			progress("ended the " + p.name)
+	stop := func(name string, p process) {
+		if !p.alive() {
+			return
+		}
+		if err := stopProcess(ctx, p); err != nil {
+			errs = append(errs, fmt.Errorf("ending %s: %w", name, err))
+			return
+		}
+		progress("ended " + name)
+	}
+	// Of three coordinators the last two end by being killed: one that has lost the majority cannot leave in good order.
+	names := slices.Sorted(maps.Keys(st.Coordinators))
+	for i, name := range names {
+		if i == 0 {
+			stop("coordinator "+name, st.Coordinators[name])
+		} else if err := st.Coordinators[name].kill(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("ending coordinator %s: %w", name, err))
 		}
 	}
+	stop("the supervisor", st.Supervisor)
 	return errors.Join(errs...)
 }
 
@@ -126,8 +136,9 @@ func rackNamespaces(l layout, rack string) ([]string, error) {
 	var names []string
 	for _, e := range entries {
 		own := coordinatorNamespace(rack)
-		// Of racks "a" and "a-b" the second's namespaces begin like the first's; its coordinator's is its own.
-		if e.Name() == own || strings.HasPrefix(e.Name(), own+"-customer-") {
+		// Of racks "a" and "a-b" the second's namespaces begin like the first's; no rack's name ends as the first's other coordinators' do.
+		rest, ours := strings.CutPrefix(e.Name(), own)
+		if ours && (slices.Contains([]string{"", "-c2", "-c3", "-oob"}, rest) || strings.HasPrefix(rest, "-customer-")) {
 			names = append(names, e.Name())
 		}
 	}

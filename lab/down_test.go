@@ -16,7 +16,7 @@ func TestDownDamaged(t *testing.T) {
 	for _, c := range []struct{ name, state, rack string }{
 		{"no state", "", ""},
 		{"cut state", `{"rack": `, "\x00\xff:::"},
-		{"state of a process that is another now", `{"supervisor":{"pid":1,"start":1},"coordinator":{"pid":1073741824,"start":5}}`, "name: damaged"},
+		{"state of a process that is another now", `{"supervisor":{"pid":1,"start":1},"coordinators":{"c1":{"pid":1073741824,"start":5}}}`, "name: damaged"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "damaged")

@@ -29,17 +29,31 @@ func DefaultStateDir(rack string) string { return filepath.Join(StateRoot, rack)
 // layout names the files of a state directory.
 type layout struct{ dir string }
 
-func (l layout) marker() string      { return filepath.Join(l.dir, markerFile) }
-func (l layout) config() string      { return filepath.Join(l.dir, "rack.yaml") }
-func (l layout) state() string       { return filepath.Join(l.dir, "state.json") }
-func (l layout) control() string     { return filepath.Join(l.dir, "control.sock") }
-func (l layout) api() string         { return filepath.Join(l.dir, "api.sock") }
-func (l layout) rack() string        { return filepath.Join(l.dir, "rack") }
-func (l layout) agentImage() string  { return filepath.Join(l.dir, "agent-image") }
-func (l layout) coordinator() string { return filepath.Join(l.dir, "coordinator") }
-func (l layout) coordinatorConfig() string {
-	return filepath.Join(l.dir, "bloomeryd.yaml")
+func (l layout) marker() string       { return filepath.Join(l.dir, markerFile) }
+func (l layout) config() string       { return filepath.Join(l.dir, "rack.yaml") }
+func (l layout) state() string        { return filepath.Join(l.dir, "state.json") }
+func (l layout) control() string      { return filepath.Join(l.dir, "control.sock") }
+func (l layout) rack() string         { return filepath.Join(l.dir, "rack") }
+func (l layout) clientConfig() string { return filepath.Join(l.rack(), "config.yaml") }
+func (l layout) agentImage() string   { return filepath.Join(l.dir, "agent-image") }
+
+// Each coordinator has a socket, a folder, keys, a configuration and a log of its own.
+func (l layout) api(p place) string { return filepath.Join(l.dir, "api"+p.suffix()+".sock") }
+func (l layout) coordinator(p place) string {
+	return filepath.Join(l.dir, "coordinator"+p.suffix())
 }
+func (l layout) keys(p place) string {
+	if p.number == 1 {
+		return l.rack()
+	}
+	return filepath.Join(l.coordinator(p), "pki")
+}
+func (l layout) joinToken(p place) string { return filepath.Join(l.coordinator(p), "token") }
+func (l layout) coordinatorConfig(p place) string {
+	return filepath.Join(l.dir, "bloomeryd"+p.suffix()+".yaml")
+}
+func (l layout) coordinatorLog(p place) string { return "bloomeryd" + p.suffix() }
+
 func (l layout) switchDir() string      { return filepath.Join(l.dir, "switch") }
 func (l layout) switchCA() string       { return filepath.Join(l.switchDir(), "ca.crt") }
 func (l layout) switchPassword() string { return filepath.Join(l.switchDir(), "password") }
@@ -99,7 +113,10 @@ func (l layout) create(c Config) error {
 			}
 		}
 	}
-	dirs := []string{l.dir, l.logs(), l.switchDir(), l.coordinator()}
+	dirs := []string{l.dir, l.logs(), l.switchDir()}
+	for _, p := range c.places() {
+		dirs = append(dirs, l.coordinator(p))
+	}
 	for _, m := range c.Machines {
 		dirs = append(dirs, l.machine(m.Name))
 	}
@@ -119,7 +136,7 @@ func (l layout) create(c Config) error {
 	return nil
 }
 
-// coordinatorNamespace is where the coordinator and the out-of-band addresses are.
+// coordinatorNamespace is where the first coordinator is.
 func coordinatorNamespace(rack string) string { return "bloomery-" + rack }
 
 // customerNamespace is where a customer's own machine is.

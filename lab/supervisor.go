@@ -114,32 +114,47 @@ func removeSockets(l layout, c Config) error {
 	return nil
 }
 
-// startSwitch makes the switch with the coordinator's and the customers' taps; machines' ports begin in quarantine.
+// startSwitch makes the switch with the coordinators', the customers' and the devices' taps; machines' ports begin in quarantine.
 func (s *supervisor) startSwitch(ctx context.Context, wg *sync.WaitGroup) error {
 	c := s.config
 	s.sw = vswitch.New(vswitch.Config{Name: c.Switch.Name, Log: s.log})
-	rackNS := coordinatorNamespace(c.Name)
-	provisioning, _ := c.network("provisioning")
-	if err := s.sw.AddTapPort("coordinator", rackNS, "prov0", c.Provisioning.Address, vswitch.Access(uint16(provisioning.VLAN))); err != nil {
-		return fmt.Errorf("switch: %w", err)
+	for _, p := range c.places() {
+		if err := s.plugCoordinator(p); err != nil {
+			return fmt.Errorf("switch: coordinator %s: %w", p.name(), err)
+		}
 	}
 	for i, n := range c.customers() {
-		v := vswitch.Access(uint16(n.VLAN))
-		gateway := netip.PrefixFrom(n.Gateway, n.Prefix.Bits())
-		if err := s.sw.AddTapPort(fmt.Sprintf("gateway%d", i), rackNS, fmt.Sprintf("cust%d", i), gateway, v); err != nil {
-			return fmt.Errorf("switch: %w", err)
-		}
 		customer := netip.PrefixFrom(n.Customer, n.Prefix.Bits())
-		if err := s.sw.AddTapPort(fmt.Sprintf("customer%d", i), customerNamespace(c.Name, n.Name), "eth0", customer, v); err != nil {
+		if err := s.sw.AddTapPort(fmt.Sprintf("customer%d", i), customerNamespace(c.Name, n.Name), "eth0", customer, vswitch.Access(uint16(n.VLAN))); err != nil {
 			return fmt.Errorf("switch: %w", err)
 		}
+	}
+	if err := s.sw.AddTapPort("devices", oobNamespace(c.Name), "oob0", c.oobAddress(oobDevices), vswitch.Access(oobVLAN)); err != nil {
+		return fmt.Errorf("switch: %w", err)
 	}
 	wg.Go(func() {
 		if err := s.sw.Run(ctx); err != nil && ctx.Err() == nil {
 			s.log.Error("switch stopped", "error", err)
 		}
 	})
-	return s.serveGNMI(ctx, rackNS)
+	return s.serveGNMI(ctx, oobNamespace(c.Name))
+}
+
+// plugCoordinator cables a coordinator to the provisioning, the out-of-band and the customers' networks, a port each.
+func (s *supervisor) plugCoordinator(p place) error {
+	provisioning, _ := p.config.network("provisioning")
+	if err := s.sw.AddTapPort(p.port(), p.namespace(), "prov0", p.provisioning(), vswitch.Access(uint16(provisioning.VLAN))); err != nil {
+		return err
+	}
+	if err := s.sw.AddTapPort(p.oobPort(), p.namespace(), "oob0", p.outOfBand(), vswitch.Access(oobVLAN)); err != nil {
+		return err
+	}
+	for i, n := range p.config.customers() {
+		if err := s.sw.AddTapPort(p.gatewayPort(i), p.namespace(), fmt.Sprintf("cust%d", i), p.gateway(n), vswitch.Access(uint16(n.VLAN))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *supervisor) serveGNMI(ctx context.Context, namespace string) error {
@@ -211,7 +226,7 @@ func (s *supervisor) addBMC(ctx context.Context, wg *sync.WaitGroup, m *machine)
 	if err != nil {
 		return fail(err)
 	}
-	namespace := coordinatorNamespace(s.config.Name)
+	namespace := oobNamespace(s.config.Name)
 	if err := netns.AddAddress(namespace, "lo", netip.PrefixFrom(addr.Addr(), 32)); err != nil {
 		return fail(err)
 	}

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -116,6 +117,9 @@ func (o *UpOptions) bringUp(ctx context.Context, l layout) error {
 		if err := netns.Create(name); err != nil {
 			return err
 		}
+		if err := netns.NoForwarding(name); err != nil {
+			return err
+		}
 	}
 	o.Progress("made network namespaces " + strings.Join(namespaces(*c), ", "))
 	st := state{Rack: c.Name, Bloomeryd: o.Bloomeryd}
@@ -125,31 +129,65 @@ func (o *UpOptions) bringUp(ctx context.Context, l layout) error {
 	if o.NoCoordinator {
 		return nil
 	}
-	coordinator := c.Provisioning.Address.Addr().String()
-	args := []string{"rack", "init", "--dir", l.rack(), "--name", c.Name, "--socket", l.api(), "--server-address", coordinator}
-	for _, n := range c.customers() {
-		args = append(args, "--server-address", n.Gateway.String())
+	return o.startCoordinators(ctx, l, &st)
+}
+
+// startCoordinators makes the rack's keys and agent image and starts the first coordinator; the others join it, one after the other.
+func (o *UpOptions) startCoordinators(ctx context.Context, l layout, st *state) error {
+	places := o.Config.places()
+	create := []string{"rack", "init", "--dir", l.rack(), "--name", o.Config.Name, "--node", places[0].name()}
+	assemble := []string{"agent-image", "assemble", "--base", o.AgentImageBase, "--pki", l.rack(), "--out", l.agentImage()}
+	for _, p := range places {
+		create = append(create, "--socket", l.api(p))
+		assemble = append(assemble, "--coordinator", "https://"+apiAddress(p.provisioning()), "--time-url", "http://"+p.provisioning().Addr().String()+"/time")
 	}
-	if err := o.runTool(ctx, l, args...); err != nil {
+	for _, address := range places[0].addresses() {
+		create = append(create, "--server-address", address)
+	}
+	if err := o.runTool(ctx, l, create...); err != nil {
 		return err
 	}
-	if err := o.runTool(ctx, l, "agent-image", "assemble", "--base", o.AgentImageBase, "--pki", l.rack(),
-		"--coordinator", "https://"+net.JoinHostPort(coordinator, "8443"), "--time-url", "http://"+coordinator+"/time", "--out", l.agentImage()); err != nil {
+	if err := o.runTool(ctx, l, assemble...); err != nil {
 		return err
 	}
-	if err := writeCoordinatorConfig(l, *c); err != nil {
-		return err
+	for _, p := range places {
+		if err := writeCoordinatorConfig(l, p); err != nil {
+			return err
+		}
+		if p.number > 1 {
+			if err := o.join(ctx, l, p); err != nil {
+				return err
+			}
+		}
+		if err := startCoordinator(ctx, l, p, st); err != nil {
+			return err
+		}
+		o.Progress(fmt.Sprintf("started coordinator %s (bloomeryd, process %d) in namespace %s", p.name(), st.Coordinators[p.name()].PID, p.namespace()))
 	}
-	if err := startCoordinator(ctx, l, *c, &st); err != nil {
-		return err
-	}
-	o.Progress(fmt.Sprintf("started the coordinator (bloomeryd, process %d) in namespace %s", st.Coordinator.PID, coordinatorNamespace(c.Name)))
 	return nil
+}
+
+// join lets a further coordinator into the rack as an operator does: a token is made at the rack and used up on the new machine.
+func (o *UpOptions) join(ctx context.Context, l layout, p place) error {
+	token, err := o.tool(ctx, l, "", "rack", "token", "create", "--node", p.name())
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(l.joinToken(p), token, 0o600); err != nil {
+		return fmt.Errorf("joining coordinator %s: %w", p.name(), err)
+	}
+	if _, err := o.tool(ctx, l, p.namespace(), "rack", "join", "--token-file", l.joinToken(p), "--config", l.coordinatorConfig(p)); err != nil {
+		return err
+	}
+	return os.Remove(l.joinToken(p))
 }
 
 // namespaces are those that a rack needs.
 func namespaces(c Config) []string {
-	names := []string{coordinatorNamespace(c.Name)}
+	names := []string{oobNamespace(c.Name)}
+	for _, p := range c.places() {
+		names = append(names, p.namespace())
+	}
 	for _, n := range c.customers() {
 		names = append(names, customerNamespace(c.Name, n.Name))
 	}
@@ -210,15 +248,31 @@ func (o *UpOptions) startSupervisor(ctx context.Context, l layout, st *state) er
 
 // runTool runs a bloomery command to its end.
 func (o *UpOptions) runTool(ctx context.Context, l layout, args ...string) error {
+	_, err := o.tool(ctx, l, "", args...)
+	return err
+}
+
+// tool runs a bloomery command as the rack's operator, in a namespace unless that is empty, and returns what it printed.
+func (o *UpOptions) tool(ctx context.Context, l layout, namespace string, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, toolTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, o.Bloomery, args...)
-	cmd.Env = environment(l, o.Config.Name)
+	cmd.Env = append(environment(l, o.Config.Name), "BLOOMERY_CONFIG="+l.clientConfig())
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	o.Progress("bloomery " + strings.Join(args, " "))
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("bloomery %s: %w: %s", strings.Join(args[:2], " "), err, tail(out))
+	start := cmd.Start
+	if namespace != "" {
+		start = func() error { return netns.Do(namespace, cmd.Start) }
 	}
-	return nil
+	err := start()
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("bloomery %s: %w: %s", strings.Join(args[:2], " "), err, tail(stderr.Bytes()))
+	}
+	return stdout.Bytes(), nil
 }
 
 // waitSocket returns when the unix socket accepts; it gives up early if the process has died.

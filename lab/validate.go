@@ -35,6 +35,10 @@ func (c Config) Validate() error {
 	v := validator{seen: map[string]string{}}
 	v.check(nameRE.MatchString(c.Name), "name: %q must be lower-case letters, digits and hyphens, at most 24", c.Name)
 	v.check(c.Accel == "tcg" || c.Accel == "kvm", "accel: %q must be tcg or kvm", c.Accel)
+	v.check(c.Coordinators == 1 || c.Coordinators == 3, "coordinators: %d must be 1 or 3: two are no safer than one", c.Coordinators)
+	for _, end := range []string{"-c2", "-c3", "-oob"} {
+		v.check(!strings.HasSuffix(c.Name, end), "name: %q must not end in %s, which names a part of rack %s", c.Name, end, strings.TrimSuffix(c.Name, end))
+	}
 	v.check(portRE.MatchString(c.Switch.Name), "switch.name: %q must start with a letter, at most 32 letters, digits, / . _ -", c.Switch.Name)
 	v.check(userRE.MatchString(c.Switch.Username), "switch.username: %q must be at most 16 letters and digits", c.Switch.Username)
 	v.address("switch.address", c.Switch.Address)
@@ -44,6 +48,12 @@ func (c Config) Validate() error {
 	v.check(len(c.Machines) >= 1 && len(c.Machines) <= maxMachines, "machines: %d, want 1 to %d", len(c.Machines), maxMachines)
 	for i, m := range c.Machines {
 		v.machine(fmt.Sprintf("machines[%d]", i), m)
+		if bmc, err := netip.ParseAddrPort(m.BMC.Address); err == nil {
+			v.check(c.oobPrefix().Contains(bmc.Addr()), "machines[%d].bmc.address: %s must be in %s, as the switch's is", i, m.BMC.Address, c.oobPrefix())
+		}
+	}
+	if len(v.errs) == 0 { // addresses can be counted up only from sound ones
+		v.places(c)
 	}
 	if len(v.errs) > 0 {
 		return fmt.Errorf("rack description: %w", errors.Join(v.errs...))
@@ -85,6 +95,31 @@ func (v *validator) addressRange(field, value string, in netip.Prefix) {
 	v.check(ok, "%s: %q must be first-last inside %s", field, value, in)
 }
 
+// places sees that the coordinators' addresses are theirs alone and inside their networks.
+func (v *validator) places(c Config) {
+	for _, p := range c.places() {
+		prov := p.provisioning().Addr()
+		v.check(p.provisioning().Contains(prov) && !inRange(c.Provisioning.Range, prov), "provisioning: coordinator %s would have %s, which is outside of the network or in its range", p.name(), prov)
+		for _, n := range c.customers() {
+			gw := p.gateway(n).Addr()
+			v.check(n.Prefix.Contains(gw) && gw != n.Customer && !inRange(n.Range, gw),
+				"networks: %s: coordinator %s would have gateway %s, which is outside of the network, in its range or the customer's", n.Name, p.name(), gw)
+		}
+		for i, m := range c.Machines {
+			bmc, err := netip.ParseAddrPort(m.BMC.Address)
+			v.check(err != nil || bmc.Addr() != p.outOfBand().Addr(), "machines[%d].bmc.address: %s is coordinator %s's", i, m.BMC.Address, p.name())
+		}
+	}
+}
+
+// inRange tells whether an address is in a range that was checked.
+func inRange(text string, a netip.Addr) bool {
+	first, last, _ := strings.Cut(text, "-")
+	from, errFrom := netip.ParseAddr(first)
+	to, errTo := netip.ParseAddr(last)
+	return errFrom == nil && errTo == nil && from.Compare(a) <= 0 && a.Compare(to) <= 0
+}
+
 func (v *validator) networks(c Config) {
 	for i, n := range c.Networks {
 		field := fmt.Sprintf("networks[%d]", i)
@@ -92,7 +127,9 @@ func (v *validator) networks(c Config) {
 		v.check(n.VLAN >= 1 && n.VLAN <= 4094, "%s.vlan: %d must be 1 to 4094", field, n.VLAN)
 		v.unique("network", field+".name", n.Name)
 		v.unique("VLAN", field+".vlan", fmt.Sprint(n.VLAN))
+		v.check(n.VLAN != oobVLAN, "%s.vlan: %d is the out-of-band network's", field, oobVLAN)
 		if n.Prefix.IsValid() {
+			v.check(n.Name != "c2" && n.Name != "c3" && n.Name != "oob", "%s.name: %q names a part of the rack", field, n.Name)
 			v.check(n.Prefix.Addr().Is4() && n.Prefix == n.Prefix.Masked(), "%s.prefix: %s must be an IPv4 network, e.g. 10.77.0.0/24", field, n.Prefix)
 			v.check(n.Prefix.Contains(n.Gateway), "%s.gateway: %s must be in %s", field, n.Gateway, n.Prefix)
 			v.check(n.Prefix.Contains(n.Customer) && n.Customer != n.Gateway, "%s.customer: %s must be in %s and not the gateway", field, n.Customer, n.Prefix)

@@ -46,20 +46,25 @@ func newLabUp(set *settings) *cobra.Command {
 		flags       labFlags
 		file        string
 		number      int
+		members     int
 		agentImage  string
 		coordinator string
 	)
 	cmd := &cobra.Command{
 		Use:   "up",
-		Short: "Bring a virtual rack up and record its machines at its coordinator; the machines stay off",
+		Short: "Bring a virtual rack up and record its machines at its coordinators; the machines stay off",
 		Example: `  bloomery lab up --agent-image out/agent-image
   bloomery lab up --machines 3 --agent-image out/agent-image
+  bloomery lab up --coordinators 3 --agent-image out/agent-image
   bloomery lab up --file rack.yaml --agent-image out/agent-image`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			config, err := rackConfig(cmd, file, number, flags.rack)
 			if err != nil {
 				return err
+			}
+			if cmd.Flags().Changed("coordinators") {
+				config.Coordinators = members
 			}
 			self, err := os.Executable()
 			if err != nil {
@@ -88,6 +93,7 @@ func newLabUp(set *settings) *cobra.Command {
 	flags.register(cmd)
 	cmd.Flags().StringVar(&file, "file", "", "rack's description (docs/lab.md); a default rack when not given")
 	cmd.Flags().IntVar(&number, "machines", 1, "machines of the default rack")
+	cmd.Flags().IntVar(&members, "coordinators", 1, "coordinators of the rack, 1 or 3; instead of what --file says")
 	cmd.Flags().StringVar(&agentImage, "agent-image", "out/agent-image", "folder that \"bloomery agent-image build\" made")
 	cmd.Flags().StringVar(&coordinator, "bloomeryd", "", "coordinator's executable; the one beside bloomery when not given")
 	return cmd
@@ -175,7 +181,9 @@ func newLabStatus(set *settings) *cobra.Command {
 			return set.printValue(cmd.OutOrStdout(), status, func(w io.Writer) {
 				row(w, "Rack", status.Rack)
 				row(w, "Supervisor", upWord(status.SupervisorUp))
-				row(w, "Coordinator", upWord(status.CoordinatorUp))
+				for _, c := range status.Coordinators {
+					row(w, "Coordinator "+c.Name, fmt.Sprintf("%s, %s, ports %s and %s, namespace %s", upWord(c.Up), c.Address, c.Port, c.OOBPort, c.Namespace))
+				}
 				if status.Supervisor == nil {
 					return
 				}

@@ -67,18 +67,28 @@ func newLabFault() *cobra.Command {
 func newLabCoordinator() *cobra.Command {
 	var flags labFlags
 	cmd := &cobra.Command{
-		Use:   "coordinator kill|restart",
-		Short: "Kill the virtual rack's coordinator as a crash would, or start it again",
+		Use:   "coordinator kill|restart [NAME]",
+		Short: "Kill one of the virtual rack's coordinators as a crash would, or start it again",
+		Long:  "NAME is c1, c2 or c3, as \"bloomery lab status\" lists them; c1 when not given.",
 		Example: `  bloomery lab coordinator kill
-  bloomery lab coordinator restart`,
-		Args:      exactArgs(1),
+  bloomery lab coordinator restart c2`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) < 1 || len(args) > 2 {
+				return usagef("usage: %s", cmd.UseLine())
+			}
+			return nil
+		},
 		ValidArgs: []string{"kill", "restart"},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			name := ""
+			if len(args) > 1 {
+				name = args[1]
+			}
 			switch args[0] {
 			case "kill":
-				return lab.KillCoordinator(cmd.Context(), flags.dir())
+				return lab.KillCoordinator(cmd.Context(), flags.dir(), name)
 			case "restart":
-				return lab.RestartCoordinator(cmd.Context(), flags.dir())
+				return lab.RestartCoordinator(cmd.Context(), flags.dir(), name)
 			}
 			return usagef("coordinator %q: use kill or restart", args[0])
 		},

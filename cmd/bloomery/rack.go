@@ -27,7 +27,8 @@ func newRackCommand(set *settings) *cobra.Command {
 }
 
 func newRackInit(set *settings) *cobra.Command {
-	var dir, socket string
+	var dir string
+	var sockets []string
 	options := pki.InitOptions{}
 	cmd := &cobra.Command{
 		Use:   "init --dir DIR --name RACK --server-address ADDRESS",
@@ -56,9 +57,10 @@ The coordinator needs neither the operator's key nor image.key: move them to whe
 			}
 			cert, key := pki.OperatorFiles("", options.OperatorName)
 			config := clientConfig{CA: pki.CACert, Cert: cert, Key: key, ServerName: pki.ServerName, ImageKey: imagePrivateKey}
-			if socket != "" {
+			for _, socket := range sockets {
 				config.Servers = append(config.Servers, "unix:"+socket)
-			} else {
+			}
+			if len(sockets) == 0 {
 				for _, address := range options.ServerAddresses {
 					config.Servers = append(config.Servers, "https://"+net.JoinHostPort(address, "8443"))
 				}
@@ -84,6 +86,6 @@ The coordinator needs neither the operator's key nor image.key: move them to whe
 	flags.StringSliceVar(&options.ServerAddresses, "server-address", nil, "address or DNS name of a coordinator; may be repeated")
 	flags.StringVar(&options.Node, "node", "", "first coordinator's name, as \"node\" in its configuration (default coordinator-1)")
 	flags.StringVar(&options.OperatorName, "operator", "admin", "name of the first operator")
-	flags.StringVar(&socket, "socket", "", "coordinator's unix socket, when operators work on its host")
+	flags.StringSliceVar(&sockets, "socket", nil, "coordinator's unix socket, when operators work on its host; may be repeated")
 	return cmd
 }

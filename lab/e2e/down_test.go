@@ -31,7 +31,7 @@ func TestDownAfterKillingEverything(t *testing.T) {
 	if left := processesOf(r.stateDir); len(left) > 0 {
 		t.Errorf("processes %v are left", left)
 	}
-	for _, name := range []string{"bloomery-e2e", "bloomery-e2e-customer-a"} {
+	for _, name := range []string{"bloomery-e2e", "bloomery-e2e-oob", "bloomery-e2e-customer-a"} {
 		if netns.Exists(name) {
 			t.Errorf("network namespace %s is left", name)
 		}

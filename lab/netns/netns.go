@@ -65,6 +65,15 @@ func Create(name string) error {
 	return nil
 }
 
+// NoForwarding keeps the namespace from passing packets on between its interfaces, whatever the host does.
+func NoForwarding(name string) error {
+	err := Do(name, func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0"), 0) })
+	if err != nil {
+		return fmt.Errorf("switch forwarding off in network namespace %s: %w", name, err)
+	}
+	return nil
+}
+
 // Delete removes the namespace's name; the kernel frees the namespace when its last process and socket
 // are gone. A name that does not exist is no error, nor is a file that a crash left without its mount.
 func Delete(name string) error {
