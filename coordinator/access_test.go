@@ -1,13 +1,13 @@
 package coordinator
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -96,13 +96,14 @@ func tryCall(t *testing.T, client *http.Client, api, procedure string, stream bo
 	must(t, err)
 	defer func() { _ = response.Body.Close() }()
 	text := make([]byte, 600)
-	n, err := io.ReadAtLeast(response.Body, text, 1)
-	if err != nil && err != io.EOF {
+	// A refusal comes whole and ends the answer.
+	n, err := io.ReadFull(response.Body, text)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return ""
 	}
 	text = text[:n]
-	if i := bytes.IndexByte(text, '{'); i >= 0 {
-		text = text[i:]
+	if stream && n > 5 && text[0] != '{' {
+		text = text[5:] // the envelope: flags and length
 	}
 	var answer struct {
 		Code  string

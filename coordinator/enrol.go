@@ -41,10 +41,10 @@ func (e *refusedEnrolment) Error() string { return e.why }
 
 // Enrol implements bloomery.v1.AgentService.
 func (c *Coordinator) Enrol(ctx context.Context, r *connect.Request[bloomeryv1.EnrolRequest]) (*connect.Response[bloomeryv1.EnrolResponse], error) {
-	if !c.limits.enrol.Allow() {
+	who := callerOf(ctx)
+	if !c.limits.enrolFrom.allow(limitKey(who.from)) || !c.limits.enrol.Allow() {
 		return nil, connect.NewError(connect.CodeResourceExhausted, errors.New("too many enrolments: try again in a second"))
 	}
-	who := callerOf(ctx)
 	response, err := c.enrol(ctx, who, r.Msg)
 	var refused *refusedEnrolment
 	if errors.As(err, &refused) {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -37,8 +36,8 @@ func (e *refusedCaller) Error() string { return e.why }
 func (c *Coordinator) identify(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		who := caller{outside: true}
-		if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-			who.from = ap.Addr().Unmap()
+		if from, ok := remote(r); ok {
+			who.from = from
 		}
 		id, err := c.Authority.Identify(r.TLS)
 		if err != nil {
@@ -47,14 +46,23 @@ func (c *Coordinator) identify(next http.Handler) http.Handler {
 			return
 		}
 		who.Identity = id
+		if len(r.Header.Values("Authorization")) > 0 && !c.limits.stranger.left(limitKey(who.from)) {
+			refuseRequest(w, r, connect.NewError(connect.CodeResourceExhausted, errTooMany))
+			return
+		}
 		if who, err = c.lookUp(r, who); err != nil {
 			var refused *refusedCaller
 			if !errors.As(err, &refused) {
 				refuseRequest(w, r, rpcError(fmt.Errorf("look up who calls: %w", err)))
 				return
 			}
+			c.limits.stranger.allow(limitKey(who.from))
 			c.security(r.Context(), "security.call_refused", "", who, "a call of "+clip(r.URL.Path)+" was refused: "+refused.why)
 			refuseRequest(w, r, connect.NewError(connect.CodeUnauthenticated, err))
+			return
+		}
+		if !c.limits.within(who) {
+			refuseRequest(w, r, connect.NewError(connect.CodeResourceExhausted, errTooMany))
 			return
 		}
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, who)))
@@ -190,7 +198,7 @@ func (c *Coordinator) recheck(ctx context.Context, who caller, p permission, can
 
 // security records that something was tried that is not allowed; a flood of tries is not recorded each.
 func (c *Coordinator) security(ctx context.Context, kind, machine string, who caller, message string) {
-	if !c.limits.security.Allow() {
+	if !c.limits.securityFrom.allow(limitKey(who.from)) || !c.limits.security.Allow() {
 		c.Logger.Warn("security event not recorded, too many", "event", kind, "machine", machine, "from", who.from)
 		return
 	}

@@ -42,7 +42,7 @@ func hashToken(token string) []byte {
 func (c *Coordinator) PhoneHome() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /phone-home/{token}", func(w http.ResponseWriter, r *http.Request) {
-		if !c.limits.phoneHome.Allow() {
+		if from, ok := remote(r); !ok || !c.limits.phoneHomeFrom.allow(limitKey(from)) || !c.limits.phoneHome.Allow() {
 			http.Error(w, "try again", http.StatusTooManyRequests)
 			return
 		}

@@ -55,7 +55,7 @@ func (c *Coordinator) Handler() http.Handler {
 		}
 		_, _ = w.Write([]byte("ok\n"))
 	})
-	return c.identify(mux)
+	return paced(c.limit(c.identify(mux)), stallTimeout, bodyTimeout)
 }
 
 // server is an HTTP server with limits that leave room for long polls and streams.
@@ -75,6 +75,7 @@ func serve(ctx context.Context, s *http.Server, listeners []net.Listener) error 
 	s.BaseContext = func(net.Listener) context.Context { return base }
 	ended := make(chan error, len(listeners))
 	for _, l := range listeners {
+		l := capped(l, maxConnections, maxPerAddress)
 		go func() {
 			if s.TLSConfig != nil {
 				ended <- s.ServeTLS(l, "", "")
