@@ -15,7 +15,7 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 # Namespaces, taps and loop devices need root; the virtual rack's tests run alone, since its machines need both cores.
 GOTESTSUM := $(SUDO) env PATH="$$PATH" BLOOMERY_OUT=$(OUT) $(TOOLS)/gotestsum --format pkgname-and-test-fails -- -tags $(TAGS)
 
-.PHONY: help setup build image demo test check generate bench faults lint clean
+.PHONY: help setup build image deb demo test check generate bench faults lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -41,6 +41,17 @@ image: build ## build the agent image and the Debian 12 image (skipped when noth
 	@$(SUDO) images/recipes/debian-12/build $(OUT)/images/debian-12.raw
 	@$(SUDO) $(BIN)/bloomery image convert $(OUT)/images/debian-12.raw --out $(OUT)/images/debian-12
 
+# A Debian version: the last tag's, or 0, then the commit's time and id, so that later commits are upgrades.
+DEB_VERSION ?= $(shell git describe --tags --abbrev=0 2>/dev/null | sed 's/^v//' | grep -E '^[0-9]' || echo 0)+git$(shell git log -1 --date=format:%Y%m%d%H%M%S --format=%cd.%h 2>/dev/null)
+
+deb: build ## the Debian package, out/bloomery_VERSION_ARCHITECTURE.deb
+	@packaging/build-deb $(BIN) '$(DEB_VERSION)' $(OUT)
+
+# What TestPackage installs beside the package: its machine has no network.
+$(OUT)/libraries/.stamp: tools/fetch-libraries.sh
+	@tools/fetch-libraries.sh $(OUT)/libraries
+	@touch $@
+
 demo: image ## power-on to customer's login in a virtual rack; KEEP=1 leaves the rack up
 	@$(SUDO) $(BIN)/bloomery lab demo $(if $(KEEP),--keep) --image-file $(OUT)/images/debian-12 --agent-image $(OUT)/agent-image --report $(OUT)/demo.json
 
@@ -61,7 +72,7 @@ generate: $(TOOLS)/.stamp ## generate the API's Go code
 	@mkdir -p $(GENERATE_OUT)
 	@cd api && PATH=$(TOOLS):$$PATH $(TOOLS)/buf generate -o $(GENERATE_OUT)
 
-test: image $(TOOLS)/.stamp ## every test, with the race detector and real installs in the virtual rack
+test: image $(TOOLS)/.stamp $(OUT)/libraries/.stamp ## every test, with the race detector and real installs in the virtual rack
 	@$(MAKE) --no-print-directory lint
 	@$(GOTESTSUM) -race -timeout 20m -p 2 $$($(GO) list -tags $(TAGS) ./... | grep -v '/lab/e2e$$')
 	@$(GOTESTSUM) -timeout 30m -count 1 ./lab/e2e
