@@ -58,6 +58,14 @@ func (d directory) Lease(ctx context.Context, mac net.HardwareAddr) (address net
 	if p == nil {
 		return netip.Addr{}, errors.New("this coordinator leases no addresses")
 	}
+	// A machine keeps its lease, so that all but its first question are answered without a write.
+	err = d.c.Store.View(ctx, func(r *store.Reader) (err error) {
+		address, err = r.Lease(mac.String())
+		return err
+	})
+	if err != nil || p.Range.Contains(address) {
+		return address, err
+	}
 	err = d.c.Store.Update(ctx, func(tx *store.Tx) error {
 		m, err := tx.MachineByMAC(mac.String())
 		if err != nil {

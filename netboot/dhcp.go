@@ -17,8 +17,10 @@ import (
 const (
 	// maxDHCPPacket is one Ethernet payload: nothing that a client sends is larger.
 	maxDHCPPacket = 1500
-	// dhcpWorkers bounds how many packets wait for the Directory at a time.
+	// dhcpWorkers bounds how many packets are being answered at a time, dhcpQueue how many wait for that: a rack that is switched on at once
+	// sends one for each machine.
 	dhcpWorkers = 32
+	dhcpQueue   = 1024
 	// dhcpTimeout is below the 4 s after which a client asks again (RFC 2131,
 	// section 4.1): a later answer would find the client elsewhere.
 	dhcpTimeout = 3 * time.Second
@@ -69,7 +71,8 @@ type LinkSender interface {
 // DHCPStats counts packets since the server was made.
 type DHCPStats struct {
 	// Received is every packet read, Malformed those that are no DHCP request,
-	// Limited those above the packet rate or the number of workers.
+	// Limited those above the packet rate, for which the queue had no room, or
+	// that waited so long that the client has gone on.
 	Received, Malformed, Limited uint64
 	// Silent, Refused, Leased and Booted count the answers by Action.
 	Silent, Refused, Leased, Booted uint64
@@ -143,9 +146,17 @@ func (s *DHCPServer) Serve(ctx context.Context, conn net.PacketConn) error {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	defer conn.Close()
+	queue := make(chan received, dhcpQueue)
 	var workers sync.WaitGroup
 	defer workers.Wait()
-	slots := make(chan struct{}, dhcpWorkers)
+	defer close(queue)
+	for range dhcpWorkers {
+		workers.Go(func() {
+			for request := range queue {
+				s.serve(ctx, conn, request)
+			}
+		})
+	}
 	buf := make([]byte, maxDHCPPacket+1)
 	for {
 		n, _, err := conn.ReadFrom(buf)
@@ -164,15 +175,10 @@ func (s *DHCPServer) Serve(ctx context.Context, conn net.PacketConn) error {
 			continue
 		}
 		select {
-		case slots <- struct{}{}:
+		case queue <- request:
 		default:
 			s.counter.limited.Add(1)
-			continue
 		}
-		workers.Go(func() {
-			defer func() { <-slots }()
-			s.serve(ctx, conn, request)
-		})
 	}
 }
 
@@ -180,6 +186,7 @@ func (s *DHCPServer) Serve(ctx context.Context, conn net.PacketConn) error {
 type received struct {
 	packet  *dhcpv4.DHCPv4
 	request Request
+	at      time.Time
 }
 
 // accept parses a packet and applies the limits that need no look-up.
@@ -203,15 +210,21 @@ func (s *DHCPServer) accept(b []byte) (received, bool) {
 		s.counter.silent.Add(1)
 		return received{}, false
 	}
-	if !s.limit.allow(request.MAC, time.Now()) {
+	now := time.Now()
+	if !s.limit.allow(request.MAC, now) {
 		s.counter.limited.Add(1)
 		return received{}, false
 	}
-	return received{packet, request}, true
+	return received{packet, request, now}, true
 }
 
 func (s *DHCPServer) serve(stopping context.Context, conn net.PacketConn, in received) {
-	ctx, cancel := context.WithTimeout(stopping, dhcpTimeout)
+	left := dhcpTimeout - time.Since(in.at)
+	if left <= 0 || stopping.Err() != nil {
+		s.counter.limited.Add(1)
+		return
+	}
+	ctx, cancel := context.WithTimeout(stopping, left)
 	defer cancel()
 	event := Event{Server: "dhcp", Kind: KindAnswer, MAC: in.request.MAC, Request: in.request}
 	reply, err := s.answer(ctx, in, &event)
