@@ -35,6 +35,8 @@ type Deps struct {
 	// ImageSource reads other coordinators' images; nil while there are none.
 	ImageSource ImageSource
 	Logger      *slog.Logger
+	// roster is one that is not kept when it is nil.
+	roster *roster
 }
 
 // Coordinator is one coordinator of a rack.
@@ -50,6 +52,7 @@ type Coordinator struct {
 	committer *committer
 	// permissions is the table of who may call what, by procedure.
 	permissions map[string]permission
+	started     time.Time
 	// backingUp is held while a backup is made.
 	backingUp sync.Mutex
 	// imageChanges is held where the image store and the rack's catalogue of images are changed together.
@@ -64,12 +67,15 @@ func New(config Config, deps Deps) (*Coordinator, error) {
 	if config.Node == "" {
 		config.Node = DefaultNode
 	}
+	if deps.roster == nil {
+		deps.roster = &roster{}
+	}
 	deps.Authority.UseClock(config.Now)
 	table := map[string]permission{}
 	for _, p := range permissions() {
 		table[p.procedure] = p
 	}
-	return &Coordinator{Deps: deps, config: config, hub: newHub(), limits: newLimits(), types: newEventTypes(), sessions: newSessions(), committer: newCommitter(), permissions: table}, nil
+	return &Coordinator{Deps: deps, config: config, hub: newHub(), limits: newLimits(), types: newEventTypes(), sessions: newSessions(), committer: newCommitter(), permissions: table, started: config.Now()}, nil
 }
 
 // undeclaredEvent is logged when an event was stored that the table does not know: it is kept, and somebody has to add it there.

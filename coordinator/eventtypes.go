@@ -97,6 +97,10 @@ func EventTypes() []EventType {
 		{Type: "netboot.refused", Severity: warning, Description: "A known machine's firmware asked to netboot and got no answer.", Fields: boot(mac)},
 		{Type: "netboot.served", Severity: info, Description: "A machine fetched a boot file whole.", Fields: boot(
 			EventField{"file", kindString, "its name"}, EventField{"bytes", kindNumber, "its size"}, EventField{"seconds", kindNumber, "how long it took"})},
+		{Type: "node.joined", Severity: info, Description: "A coordinator was let into the rack.", Fields: []EventField{
+			{"node", kindString, "its name"}, {"address", kindString, "where its database is reached"}}},
+		{Type: "node.removed", Severity: warning, Description: "A coordinator was taken out of the rack.", Fields: []EventField{
+			{"node", kindString, "its name"}, {"forced", kindBool, "whether it was to be done even if no majority is left"}}},
 		{Type: "port.moved", Severity: info, Description: "A machine's switch port was moved to another network.", Fields: []EventField{
 			{"from", kindString, "network before"}, {"to", kindString, "network now"}}},
 		{Type: "port.not_moved", Severity: warning, Description: "An operator's move of a machine's switch port, to or from quarantine, failed; the message says why.", Fields: []EventField{{"to", kindString, "network that it should be in"}}},
@@ -113,6 +117,7 @@ func EventTypes() []EventType {
 		{Type: "security.certificate_refused", Severity: security, Description: "A certificate claimed a role that it was not issued for.", Fields: refused},
 		{Type: "security.enrolment_refused", Severity: security, Description: "Something that was not expected asked for an agent's certificate.", Fields: refused},
 		{Type: "security.image_refused", Severity: security, Description: "An image was asked for by somebody who may not read it.", Fields: refused},
+		{Type: "security.join_refused", Severity: security, Description: "Something without a valid token asked to become a coordinator.", Fields: refused},
 		{Type: "security.phone_home_refused", Severity: security, Description: "A phone-home call came with a wrong token or from a wrong address.", Fields: refused},
 		{Type: "security.report_refused", Severity: security, Description: "An agent reported on another machine's job.", Fields: refused},
 		{Type: "step.begun", Severity: info, Description: "The agent says that it has begun a step.", Fields: []EventField{step}},

@@ -7,12 +7,16 @@ import "sync"
 type hub struct {
 	mu   sync.Mutex
 	subs map[string]map[*subscription]bool
+	// followers are the other coordinators.
+	followers map[*follower]bool
 }
 
 // subscription holds one hint at most.
 type subscription struct{ wake chan struct{} }
 
-func newHub() *hub { return &hub{subs: map[string]map[*subscription]bool{}} }
+func newHub() *hub {
+	return &hub{subs: map[string]map[*subscription]bool{}, followers: map[*follower]bool{}}
+}
 
 // subscribe returns a channel of hints and what ends them.
 func (h *hub) subscribe(topics ...string) (<-chan struct{}, func()) {
@@ -36,9 +40,34 @@ func (h *hub) subscribe(topics ...string) (<-chan struct{}, func()) {
 	}
 }
 
+// notify tells everybody of what was changed here.
 func (h *hub) notify(topics map[string]bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.wake(topics)
+	for f := range h.followers {
+		f.add(topics)
+	}
+}
+
+// hear tells those who wait here of what was changed at another coordinator.
+func (h *hub) hear(topics []string) {
+	set := map[string]bool{}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, t := range topics {
+		if t == everyTopic {
+			for known := range h.subs {
+				set[known] = true
+			}
+		}
+		set[t] = true
+	}
+	h.wake(set)
+}
+
+// wake gives a hint to those who wait for one of the topics; the mutex is held.
+func (h *hub) wake(topics map[string]bool) {
 	for t := range topics {
 		for s := range h.subs[t] {
 			select {

@@ -50,6 +50,11 @@ func (c *Coordinator) identify(next http.Handler) http.Handler {
 			refuseRequest(w, r, connect.NewError(connect.CodeResourceExhausted, errTooMany))
 			return
 		}
+		if err := c.roster.admit(id); err != nil {
+			c.security(r.Context(), "security.certificate_refused", "", who, "a certificate was refused: "+err.Error())
+			refuseRequest(w, r, err)
+			return
+		}
 		if who, err = c.lookUp(r, who); err != nil {
 			var refused *refusedCaller
 			if !errors.As(err, &refused) {

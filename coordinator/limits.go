@@ -28,6 +28,8 @@ type limits struct {
 	securityFrom  *keyedLimit[netip.Addr]
 	phoneHome     *rate.Limiter
 	phoneHomeFrom *keyedLimit[netip.Addr]
+	// join is for coordinators that want to join: whoever asks has no certificate yet.
+	join *rate.Limiter
 }
 
 func newLimits() *limits {
@@ -39,6 +41,7 @@ func newLimits() *limits {
 		enrol:    rate.NewLimiter(50, 400), enrolFrom: newKeyedLimit[netip.Addr](1, 20),
 		security: rate.NewLimiter(2, 120), securityFrom: newKeyedLimit[netip.Addr](0.2, 60),
 		phoneHome: rate.NewLimiter(50, 400), phoneHomeFrom: newKeyedLimit[netip.Addr](1, 20),
+		join: rate.NewLimiter(0.2, 10),
 	}
 }
 

@@ -31,7 +31,18 @@ const (
 )
 
 // Run is a whole coordinator: it opens the store, listens, drives jobs and returns when the context ends, which is no error.
-func Run(ctx context.Context, config Config, log *slog.Logger) (err error) {
+func Run(ctx context.Context, config Config, log *slog.Logger) error {
+	return RunWith(ctx, config, Deps{Logger: log})
+}
+
+// RunWith is Run with other hands: deps has the logger, and how BMCs and switches are reached if not in the usual way.
+func RunWith(ctx context.Context, config Config, deps Deps) (err error) {
+	if deps.DialBMC == nil {
+		deps.DialBMC = dialIPMI(deps.Logger)
+	}
+	if deps.DialSwitch == nil {
+		deps.DialSwitch = dialSwitch
+	}
 	authority, err := pki.LoadAuthority(config.PKI)
 	if err != nil {
 		return err
@@ -43,17 +54,32 @@ func Run(ctx context.Context, config Config, log *slog.Logger) (err error) {
 	if err := os.MkdirAll(config.Data, 0o700); err != nil {
 		return fmt.Errorf("make the data directory: %w", err)
 	}
+	members, err := openRoster(config.Data)
+	if err != nil {
+		return err
+	}
+	if n, ok := members.node(config.Node); ok && !n.Present() {
+		return removedError(config)
+	}
+	defer func() {
+		if errors.Is(err, store.ErrRemoved) {
+			err = errors.Join(removedError(config), members.remove(config.Node, time.Now()))
+		}
+	}()
+	// The database is first: it keeps a second program out of the data folder.
+	db, err := store.Open(ctx, store.Options{Dir: filepath.Join(config.Data, "dqlite"), SecretFile: filepath.Join(config.Data, "secret.key"), Now: config.Now,
+		Cluster: clusterOptions(config, authority, members), Logger: deps.Logger})
+	if err != nil {
+		return fmt.Errorf("open the store: %w", err)
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
 	imageStore, err := images.OpenStore(filepath.Join(config.Data, "images"), key)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, imageStore.Close()) }()
-	db, err := store.Open(ctx, store.Options{Dir: filepath.Join(config.Data, "dqlite"), SecretFile: filepath.Join(config.Data, "secret.key"), Now: config.Now, Logger: log})
-	if err != nil {
-		return fmt.Errorf("open the store: %w", err)
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	c, err := New(config, Deps{Store: db, Images: imageStore, Authority: authority, DialBMC: dialIPMI(log), DialSwitch: dialSwitch, Logger: log})
+	deps.Store, deps.Images, deps.Authority, deps.roster = db, imageStore, authority, members
+	c, err := New(config, deps)
 	if err != nil {
 		return err
 	}
@@ -125,6 +151,9 @@ func (c *Coordinator) serve(ctx context.Context) error {
 	if boot != nil {
 		part("netboot", func() error { return boot.Serve(ctx) })
 	}
+	part("database", func() error { return c.Store.Wait(ctx) })
+	part("coordinators", func() error { return c.keepRoster(ctx) })
+	part("hints", func() error { return c.follow(ctx) })
 	part("certificates", func() error { return c.newAuthorityKeeper(authoritySettle).run(ctx) })
 	part("images", func() error { return c.syncImages(ctx) })
 	part("jobs", func() error { return c.Drive(ctx) })

@@ -111,9 +111,6 @@ func (s *Store) RemoveMember(ctx context.Context, address string) error {
 	return s.node.remove(ctx, address)
 }
 
-// StepDown gives the leadership to another voter, if this node has it.
-func (s *Store) StepDown(ctx context.Context) error { return s.node.transfer(ctx) }
-
 // Recheck ends connections of nodes that Cluster.Admit does not admit any more.
 func (s *Store) Recheck() { s.node.recheck() }
 

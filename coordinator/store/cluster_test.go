@@ -156,14 +156,17 @@ func (c *testCluster) settle(s *Store, voters int) []Member {
 	}
 }
 
-// leaderless waits until a node has noticed that it is alone.
+// leaderless waits until a node has been alone for a while.
 func (c *testCluster) leaderless(s *Store) {
 	c.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); s.Leader() != ""; {
-		if time.Now().After(deadline) {
-			c.t.Fatalf("%s still leads", s.Leader())
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		leader, since, _ := s.node.leader()
+		if leader == "" && time.Since(since) > time.Second {
+			return
 		}
-		time.Sleep(10 * time.Millisecond)
+		if time.Now().After(deadline) {
+			c.t.Fatalf("%s still leads", leader)
+		}
 	}
 }
 

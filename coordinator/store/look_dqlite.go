@@ -124,7 +124,13 @@ func (n *node) removeStrangers(ctx context.Context, cli *client.Client, all []Me
 		return false, err
 	}
 	for _, m := range all {
-		if addresses[m.Address] || m.ID == n.self.ID {
+		if addresses[m.Address] {
+			continue
+		}
+		if m.ID == n.self.ID {
+			if err := n.transfer(ctx); err != nil {
+				return false, err
+			}
 			continue
 		}
 		short, cancel := context.WithTimeout(ctx, adminTimeout)

@@ -401,10 +401,13 @@ func (n *node) probe(ctx context.Context, address string) error {
 	return err
 }
 
-// remove implements engine.
+// remove implements engine. A leader hands over first: it could not carry out its own removal.
 func (n *node) remove(ctx context.Context, address string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*adminTimeout)
 	defer cancel()
+	if err := n.stepDown(ctx, address); err != nil {
+		return err
+	}
 	cli, err := n.findLeader(ctx)
 	if err != nil {
 		return err
@@ -427,23 +430,32 @@ func (n *node) remove(ctx context.Context, address string) error {
 
 // transfer implements engine.
 func (n *node) transfer(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
-	defer cancel()
 	if leader, _, _ := n.leader(); leader != n.self.Address {
 		return nil
 	}
-	cli, err := n.dial(ctx, n.self.Address)
+	return n.stepDown(ctx, n.self.Address)
+}
+
+// stepDown makes the node at an address hand its leadership to another voter, if it has it.
+func (n *node) stepDown(ctx context.Context, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+	defer cancel()
+	cli, err := n.findLeader(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = cli.Close() }()
+	info, err := cli.Leader(ctx)
+	if err != nil || info.Address != address {
+		return err
+	}
 	all, err := membersAt(ctx, cli)
 	if err != nil {
 		return err
 	}
 	var failures error
 	for _, m := range all {
-		if m.ID == n.self.ID || m.Role != RoleVoter || n.probe(ctx, m.Address) != nil {
+		if m.Address == address || m.Role != RoleVoter || n.probe(ctx, m.Address) != nil {
 			continue
 		}
 		if err := cli.Transfer(ctx, m.ID); err != nil {

@@ -11,3 +11,7 @@ import (
 func startEngine(context.Context, Options) (engine, error) {
 	return nil, errors.New("built without cgo: the database is not there")
 }
+
+func forceMembers(nodeFiles, Member) error {
+	return errors.New("built without cgo: the database is not there")
+}

@@ -64,6 +64,7 @@ type Store struct {
 	specs       *specs
 	now         func() time.Time
 	log         *slog.Logger
+	dir         string
 
 	// usable is closed once the schema is known to be right; lost gives the error after which nothing goes on.
 	usable   chan struct{}
@@ -98,13 +99,14 @@ func openAt(ctx context.Context, o Options, schema int) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	s := &Store{node: node, sealer: seal, specs: newSpecs(), now: o.Now, log: o.Logger, usable: make(chan struct{}), lost: make(chan error, 1), lock: lock}
+	s := &Store{node: node, sealer: seal, specs: newSpecs(), now: o.Now, log: o.Logger, dir: o.Dir, usable: make(chan struct{}), lost: make(chan error, 1), lock: lock}
 	if s.now == nil {
 		s.now = time.Now
 	}
 	s.write, s.read = node.pools()
 	var life context.Context
 	life, s.stop = context.WithCancel(context.WithoutCancel(ctx))
+	node.tidy(s.addresses)
 	s.wg.Go(func() { s.prepare(life, schema) })
 	select {
 	case <-s.usable:
@@ -149,6 +151,30 @@ func (s *Store) prepare(ctx context.Context, schema int) {
 	case err := <-s.node.failed():
 		s.lost <- err
 	}
+}
+
+// addresses are those of the present coordinators; nil while there is no list.
+func (s *Store) addresses(ctx context.Context) (map[string]bool, error) {
+	select {
+	case <-s.usable:
+	default:
+		return nil, nil
+	}
+	var all map[string]bool
+	err := s.View(ctx, func(r *Reader) error {
+		nodes, err := r.Nodes()
+		all = nil
+		for _, n := range nodes {
+			if all == nil {
+				all = map[string]bool{}
+			}
+			if n.Present() {
+				all[n.Address] = true
+			}
+		}
+		return err
+	})
+	return all, err
 }
 
 // Close hands the leadership over, and ends the pools and the node.

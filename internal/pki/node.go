@@ -1,7 +1,11 @@
 package pki
 
 import (
+	"crypto/ecdsa"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
 	"fmt"
 )
 
@@ -31,4 +35,30 @@ func (a *Authority) NodeServerTLS() *tls.Config {
 	config.ClientAuth = tls.RequireAndVerifyClientCert
 	config.NextProtos = nil
 	return config
+}
+
+// EncodeKey writes a private key as PEM.
+func EncodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("encode a key: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
+// DecodeKey reads what EncodeKey wrote.
+func DecodeKey(text []byte) (*ecdsa.PrivateKey, error) {
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil, errors.New("holds no key")
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	ec, ok := key.(*ecdsa.PrivateKey)
+	if !ok {
+		return nil, errors.New("want an ECDSA key")
+	}
+	return ec, nil
 }

@@ -642,17 +642,19 @@ func (x *JoinRackRequest) GetVersion() string {
 }
 
 type JoinRackResponse struct {
-	state        protoimpl.MessageState `protogen:"open.v1"`
-	Rack         string                 `protobuf:"bytes,1,opt,name=rack,proto3" json:"rack,omitempty"`
-	Node         string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
-	Certificates [][]byte               `protobuf:"bytes,3,rep,name=certificates,proto3" json:"certificates,omitempty"`
-	Authorities  [][]byte               `protobuf:"bytes,4,rep,name=authorities,proto3" json:"authorities,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Rack  string                 `protobuf:"bytes,1,opt,name=rack,proto3" json:"rack,omitempty"`
+	Node  string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// The coordinator's own certificate with those that lead to the rack's CA, DER.
+	Certificates [][]byte `protobuf:"bytes,3,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	// The CAs that are trusted, each with the keys that the answering coordinator has of it: secrets.
+	Authorities [][]byte `protobuf:"bytes,4,rep,name=authorities,proto3" json:"authorities,omitempty"`
 	// Key that seals secrets in the database.
 	SecretKey []byte `protobuf:"bytes,5,opt,name=secret_key,json=secretKey,proto3" json:"secret_key,omitempty"`
-	// minisign public key that images are signed by.
-	ImageKey string `protobuf:"bytes,6,opt,name=image_key,json=imageKey,proto3" json:"image_key,omitempty"`
-	// Database addresses of the present coordinators.
-	Cluster       []string `protobuf:"bytes,7,rep,name=cluster,proto3" json:"cluster,omitempty"`
+	// minisign public key that images are signed by, as a file.
+	ImageKey []byte `protobuf:"bytes,6,opt,name=image_key,json=imageKey,proto3" json:"image_key,omitempty"`
+	// The present coordinators, the new one among them, each as a JSON record.
+	Coordinators  [][]byte `protobuf:"bytes,7,rep,name=coordinators,proto3" json:"coordinators,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -722,16 +724,16 @@ func (x *JoinRackResponse) GetSecretKey() []byte {
 	return nil
 }
 
-func (x *JoinRackResponse) GetImageKey() string {
+func (x *JoinRackResponse) GetImageKey() []byte {
 	if x != nil {
 		return x.ImageKey
 	}
-	return ""
+	return nil
 }
 
-func (x *JoinRackResponse) GetCluster() []string {
+func (x *JoinRackResponse) GetCoordinators() [][]byte {
 	if x != nil {
-		return x.Cluster
+		return x.Coordinators
 	}
 	return nil
 }
@@ -1388,7 +1390,7 @@ const file_bloomery_v1_rack_proto_rawDesc = "" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x14\n" +
 	"\x05names\x18\x04 \x03(\tR\x05names\x12\x10\n" +
 	"\x03api\x18\x05 \x03(\tR\x03api\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\tR\aversion\"\xd6\x01\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\"\xe0\x01\n" +
 	"\x10JoinRackResponse\x12\x12\n" +
 	"\x04rack\x18\x01 \x01(\tR\x04rack\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\"\n" +
@@ -1396,8 +1398,8 @@ const file_bloomery_v1_rack_proto_rawDesc = "" +
 	"\vauthorities\x18\x04 \x03(\fR\vauthorities\x12\x1d\n" +
 	"\n" +
 	"secret_key\x18\x05 \x01(\fR\tsecretKey\x12\x1b\n" +
-	"\timage_key\x18\x06 \x01(\tR\bimageKey\x12\x18\n" +
-	"\acluster\x18\a \x03(\tR\acluster\"=\n" +
+	"\timage_key\x18\x06 \x01(\fR\bimageKey\x12\"\n" +
+	"\fcoordinators\x18\a \x03(\fR\fcoordinators\"=\n" +
 	"\x11RemoveNodeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"\x14\n" +

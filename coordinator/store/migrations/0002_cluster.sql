@@ -9,7 +9,8 @@ CREATE TABLE join_tokens (
   node TEXT NOT NULL,
   created INTEGER NOT NULL,
   expires INTEGER NOT NULL,
-  created_by TEXT NOT NULL
+  created_by TEXT NOT NULL,
+  used_key BLOB
 );
 CREATE TABLE sessions (
   id TEXT PRIMARY KEY,
