@@ -209,6 +209,30 @@ func (ch *change) CreateMachine(m *bloomeryv1.Machine, bmcPassword string) error
 	return ch.Tx.CreateMachine(m, bmcPassword)
 }
 
+// DeleteMachine forgets a machine that was read in this transaction.
+func (ch *change) DeleteMachine(m *bloomeryv1.Machine) error {
+	ch.changed("machine "+m.GetName(), m, nil)
+	return ch.Tx.DeleteMachine(m.GetName())
+}
+
+// SetBMCPassword replaces a machine's BMC password, which stays out of the record.
+func (ch *change) SetBMCPassword(machine, password string) error {
+	ch.changed("BMC password of machine "+machine, nil, &bloomeryv1.BMC{Password: password})
+	return ch.Tx.SetBMCPassword(machine, password)
+}
+
+// SaveView stores a view in place of before, which is nil for a new one.
+func (ch *change) SaveView(before, v *bloomeryv1.View) error {
+	ch.changed("view "+v.GetName(), before, v)
+	return ch.Tx.SaveView(v)
+}
+
+// DeleteView removes a view that was read in this transaction.
+func (ch *change) DeleteView(v *bloomeryv1.View) error {
+	ch.changed("view "+v.GetName(), v, nil)
+	return ch.Tx.DeleteView(v.GetName())
+}
+
 // SaveJob stores a job that was read in this transaction.
 func (ch *change) SaveJob(j *store.Job) error {
 	if ch.call != nil {

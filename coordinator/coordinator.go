@@ -193,7 +193,7 @@ func (ch *change) createMachine(m *bloomeryv1.Machine, bmcPassword string) error
 
 func (ch *change) deleteMachine(m *bloomeryv1.Machine) error {
 	ch.touch(m)
-	return ch.DeleteMachine(m.GetName())
+	return ch.DeleteMachine(m)
 }
 
 func (ch *change) touch(m *bloomeryv1.Machine) {

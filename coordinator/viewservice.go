@@ -43,8 +43,7 @@ func builtInViews() []*bloomeryv1.View {
 // reservedViews would hide the command line's own words.
 func reservedViews() []string { return []string{"help", "list", "rm", "save", "show"} }
 
-func builtInView(name string) *bloomeryv1.View {
-	all := builtInViews()
+func findView(all []*bloomeryv1.View, name string) *bloomeryv1.View {
 	if i := slices.IndexFunc(all, func(v *bloomeryv1.View) bool { return v.GetName() == name }); i >= 0 {
 		return all[i]
 	}
@@ -58,7 +57,7 @@ func checkView(v *bloomeryv1.View) error {
 	if slices.Contains(reservedViews(), v.GetName()) {
 		return invalid("view.name", "NAME_TAKEN", "%q is a command of \"bloomery view\": choose another name", v.GetName())
 	}
-	if builtInView(v.GetName()) != nil {
+	if findView(builtInViews(), v.GetName()) != nil {
 		return invalid("view.name", "BUILT_IN", "view %s is part of the program: choose another name", v.GetName())
 	}
 	if err := checkFilter(v.GetFilter(), "view.filter"); err != nil {
@@ -108,11 +107,11 @@ func (c *Coordinator) SaveView(ctx context.Context, r *connect.Request[bloomeryv
 		if err != nil {
 			return err
 		}
-		known := slices.ContainsFunc(views, func(have *bloomeryv1.View) bool { return have.GetName() == v.GetName() })
-		if !known && len(views) >= maxViews {
+		before := findView(views, v.GetName())
+		if before == nil && len(views) >= maxViews {
 			return notNow("view", "TOO_MANY", "the rack has %d views already: delete one", len(views))
 		}
-		if err := ch.SaveView(v); err != nil {
+		if err := ch.SaveView(before, v); err != nil {
 			return err
 		}
 		return ch.note(&bloomeryv1.Event{Type: "view.saved", Message: fmt.Sprintf("view %s was saved by %s", v.GetName(), callerOf(ctx).Name)}, map[string]any{"view": v.GetName()})
@@ -126,7 +125,7 @@ func (c *Coordinator) SaveView(ctx context.Context, r *connect.Request[bloomeryv
 // DeleteView implements bloomery.v1.MachineService.
 func (c *Coordinator) DeleteView(ctx context.Context, r *connect.Request[bloomeryv1.DeleteViewRequest]) (*connect.Response[bloomeryv1.DeleteViewResponse], error) {
 	name := clip(r.Msg.GetName())
-	if builtInView(name) != nil {
+	if findView(builtInViews(), name) != nil {
 		return nil, invalid("name", "BUILT_IN", "view %s is part of the program and cannot be deleted", name)
 	}
 	err := c.update(ctx, func(ch *change) error {
@@ -134,10 +133,11 @@ func (c *Coordinator) DeleteView(ctx context.Context, r *connect.Request[bloomer
 		if err != nil {
 			return err
 		}
-		if !slices.ContainsFunc(views, func(have *bloomeryv1.View) bool { return have.GetName() == name }) {
+		v := findView(views, name)
+		if v == nil {
 			return fmt.Errorf("view %s: %w", name, store.ErrNotFound)
 		}
-		if err := ch.DeleteView(name); err != nil {
+		if err := ch.DeleteView(v); err != nil {
 			return err
 		}
 		return ch.note(&bloomeryv1.Event{Type: "view.deleted", Message: fmt.Sprintf("view %s was deleted by %s", name, callerOf(ctx).Name)}, map[string]any{"view": name})

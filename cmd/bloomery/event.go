@@ -19,7 +19,7 @@ import (
 const eventTime = "2006-01-02T15:04:05.000Z"
 
 func newEventCommand(set *settings) *cobra.Command {
-	return group("event", "Read what happened in the rack", newEventList(set), newEventWatch(set), newEventTypes(set))
+	return group("event", "Read what happened in the rack", newEventList(set, nil), newEventWatch(set), newEventTypes(set))
 }
 
 // eventFlags are the filter of list and watch.
@@ -42,67 +42,88 @@ func (f *eventFlags) filter(now time.Time) (*bloomeryv1.EventFilter, error) {
 	if f.since == "" {
 		return filter, nil
 	}
-	if ago, err := time.ParseDuration(f.since); err == nil && ago > 0 {
-		filter.Since = timestamppb.New(now.Add(-ago))
-		return filter, nil
-	}
-	at, err := time.Parse(time.RFC3339, f.since)
+	at, err := parseTime("since", f.since, now)
 	if err != nil {
-		return nil, usagef("--since %q: use a time like 2026-01-31T12:00:00Z or a span like 10m", f.since)
+		return nil, err
 	}
 	filter.Since = timestamppb.New(at)
 	return filter, nil
 }
 
-// open checks the flags and connects.
-func (f *eventFlags) open(set *settings) (*client, *bloomeryv1.EventFilter, error) {
-	filter, err := f.filter(time.Now())
-	if err != nil {
-		return nil, nil, err
-	}
+// check reads the flags.
+func (f *eventFlags) check() (*bloomeryv1.EventFilter, error) {
 	if f.after < 0 {
-		return nil, nil, usagef("--after %d: use a sequence number, 0 or more", f.after)
+		return nil, usagef("--after %d: use a sequence number, 0 or more", f.after)
 	}
-	c, err := set.connect()
-	return c, filter, err
+	return f.filter(time.Now())
 }
 
-func newEventList(set *settings) *cobra.Command {
+func newEventList(set *settings, in *fleetFlags) *cobra.Command {
 	var f eventFlags
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List events in the order in which they were stored",
 		Example: `  bloomery event list --machine node1 --since 1h
   bloomery event list --type security -o json`,
-		Args: noArgs,
+		Annotations: rowFormats(),
+		Args:        noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, filter, err := f.open(set)
+			filter, err := f.check()
 			if err != nil {
 				return err
 			}
-			all := &bloomeryv1.ListEventsResponse{}
-			request := &bloomeryv1.ListEventsRequest{Filter: filter, After: f.after}
-			for {
-				page, err := ask(cmd.Context(), c.events.ListEvents, request)
-				if err != nil {
-					return err
-				}
-				all.Events = append(all.Events, page.GetEvents()...)
-				request.After = page.GetNextAfter()
-				if request.After == 0 {
-					break
-				}
-			}
-			return set.printMessage(cmd.OutOrStdout(), all, func(w io.Writer) {
-				row(w, "SEQUENCE", "TIME", "TYPE", "MACHINE", "MESSAGE")
-				for _, event := range all.GetEvents() {
-					row(w, fmt.Sprint(event.GetSequence()), event.GetTime().AsTime().Format(eventTime), event.GetType(), event.GetMachine(), event.GetMessage())
-				}
-			})
+			return listing[*bloomeryv1.ListEventsResponse, *bloomeryv1.Event]{
+				one: "event", many: "events", whole: true, items: (*bloomeryv1.ListEventsResponse).GetEvents, columns: eventColumns(set),
+				fetch: func(ctx context.Context, c *client) (*bloomeryv1.ListEventsResponse, error) {
+					return allEvents(ctx, c, filter, f.after)
+				},
+				compare: func(a, b *bloomeryv1.Event) int { return timeOf(a.GetTime()).Compare(timeOf(b.GetTime())) },
+			}.run(cmd, set, in)
 		},
 	}
 	f.register(cmd)
+	if in != nil {
+		cmd.Short = "List the events of all racks by their time"
+		cmd.Example = `  bloomery fleet event list --type security --since 24h`
+	}
 	return cmd
+}
+
+// allEvents reads every page.
+func allEvents(ctx context.Context, c *client, filter *bloomeryv1.EventFilter, after int64) (*bloomeryv1.ListEventsResponse, error) {
+	all := &bloomeryv1.ListEventsResponse{}
+	request := &bloomeryv1.ListEventsRequest{Filter: filter, After: after}
+	for {
+		page, err := ask(ctx, c.events.ListEvents, request)
+		if err != nil {
+			return nil, err
+		}
+		all.Events = append(all.Events, page.GetEvents()...)
+		if request.After = page.GetNextAfter(); request.After == 0 {
+			return all, nil
+		}
+	}
+}
+
+// eventColumns are a table's; wide and csv show who did it, from where and for which job too.
+func eventColumns(set *settings) func() []column[*bloomeryv1.Event] {
+	return func() []column[*bloomeryv1.Event] {
+		columns := []column[*bloomeryv1.Event]{
+			{"sequence", "SEQUENCE", func(e *bloomeryv1.Event) string { return fmt.Sprint(e.GetSequence()) }},
+			{"time", "TIME", func(e *bloomeryv1.Event) string { return e.GetTime().AsTime().Format(eventTime) }},
+			{"type", "TYPE", (*bloomeryv1.Event).GetType},
+			{"machine", "MACHINE", (*bloomeryv1.Event).GetMachine},
+		}
+		if set.output == "wide" || set.output == "csv" {
+			columns = append(columns,
+				column[*bloomeryv1.Event]{"severity", "SEVERITY", func(e *bloomeryv1.Event) string { return enumWord("SEVERITY_", e.GetSeverity()) }},
+				column[*bloomeryv1.Event]{"job", "JOB", (*bloomeryv1.Event).GetJobId},
+				column[*bloomeryv1.Event]{"actor", "ACTOR", (*bloomeryv1.Event).GetActor},
+				column[*bloomeryv1.Event]{"source", "SOURCE", (*bloomeryv1.Event).GetSource},
+			)
+		}
+		return append(columns, column[*bloomeryv1.Event]{"message", "MESSAGE", (*bloomeryv1.Event).GetMessage})
+	}
 }
 
 func newEventWatch(set *settings) *cobra.Command {
@@ -113,7 +134,11 @@ func newEventWatch(set *settings) *cobra.Command {
 		Example: `  bloomery event watch --machine node1`,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, filter, err := f.open(set)
+			filter, err := f.check()
+			if err != nil {
+				return err
+			}
+			c, err := set.connect()
 			if err != nil {
 				return err
 			}

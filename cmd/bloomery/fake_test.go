@@ -38,6 +38,9 @@ type fakeCoordinator struct {
 	machines map[string]*bloomeryv1.Machine
 	images   map[string]*bloomeryv1.Image
 	watches  map[string]int
+	views    []*bloomeryv1.View
+	// updates counts the updates of each machine; the first is refused as if somebody else had been quicker.
+	updates map[string]int
 }
 
 // serveFake listens at a unix socket with the certificates in dir until the test ends.
@@ -50,7 +53,7 @@ func serveFake(t testing.TB, dir, socket string) error {
 	if err != nil {
 		return err
 	}
-	f := &fakeCoordinator{key: key, machines: map[string]*bloomeryv1.Machine{}, images: map[string]*bloomeryv1.Image{}, watches: map[string]int{}}
+	f := &fakeCoordinator{key: key, machines: map[string]*bloomeryv1.Machine{}, images: map[string]*bloomeryv1.Image{}, watches: map[string]int{}, updates: map[string]int{}}
 	for _, name := range []string{"node1", "bad"} {
 		f.machines[name] = &bloomeryv1.Machine{Name: name, Status: bloomeryv1.MachineStatus_MACHINE_STATUS_AVAILABLE, Macs: []string{"52:54:00:00:00:01"}, Network: "provisioning"}
 	}
@@ -88,6 +91,9 @@ func (f *fakeCoordinator) machine(name string) (*bloomeryv1.Machine, error) {
 }
 
 func (f *fakeCoordinator) ListMachines(_ context.Context, r *connect.Request[bloomeryv1.ListMachinesRequest]) (*connect.Response[bloomeryv1.ListMachinesResponse], error) {
+	if r.Msg.GetFilter().GetSearch() == "echo" {
+		return connect.NewResponse(echoed(r.Msg)), nil
+	}
 	// Two pages, so that a client that reads only one is found out.
 	name, next := "bad", "2"
 	if r.Msg.GetPageToken() == next {
@@ -135,6 +141,9 @@ func (f *fakeCoordinator) LockMachine(_ context.Context, r *connect.Request[bloo
 		return nil, err
 	}
 	m.Lock = &bloomeryv1.Lock{Team: r.Msg.GetTeam(), Reason: r.Msg.GetReason(), By: "admin"}
+	if r.Msg.GetQuarantine() {
+		m.Lock.Network, m.Network = m.Network, "quarantine"
+	}
 	return connect.NewResponse(&bloomeryv1.LockMachineResponse{Machine: m}), nil
 }
 
@@ -145,6 +154,9 @@ func (f *fakeCoordinator) UnlockMachine(_ context.Context, r *connect.Request[bl
 	}
 	if m.GetLock().GetTeam() != r.Msg.GetTeam() {
 		return nil, connect.NewError(connect.CodePermissionDenied, errors.New("another team's lock"))
+	}
+	if m.GetLock().GetNetwork() != "" && !r.Msg.GetKeepPort() {
+		m.Network = m.GetLock().GetNetwork()
 	}
 	m.Lock = nil
 	return connect.NewResponse(&bloomeryv1.UnlockMachineResponse{Machine: m}), nil

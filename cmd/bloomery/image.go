@@ -14,33 +14,42 @@ import (
 
 func newImageCommand(set *settings) *cobra.Command {
 	return group("image", "Convert, sign, store and verify OS images", newImageAdd(set), newImageConvert(set), newImageSign(set),
-		newImageList(set), newImageShow(set), newImageVerify(set), newImageRemove(set))
+		newImageList(set, nil), newImageShow(set), newImageVerify(set), newImageRemove(set))
 }
 
-func newImageList(set *settings) *cobra.Command {
-	return &cobra.Command{
+func newImageList(set *settings, in *fleetFlags) *cobra.Command {
+	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the images in the rack's store",
 		Example: `  bloomery image list
   bloomery image list -o json`,
-		Args: noArgs,
+		Annotations: rowFormats(),
+		Args:        noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := set.connect()
-			if err != nil {
-				return err
-			}
-			answer, err := ask(cmd.Context(), c.images.ListImages, &bloomeryv1.ListImagesRequest{})
-			if err != nil {
-				return err
-			}
-			return set.printMessage(cmd.OutOrStdout(), answer, func(w io.Writer) {
-				row(w, "NAME", "SYSTEM", "DISK", "DATA", "FRAMES", "COPIES", "MANIFEST")
-				for _, image := range answer.GetImages() {
-					row(w, image.GetName(), image.GetOs(), bytesText(image.GetSizeBytes()), bytesText(image.GetDataBytes()),
-						fmt.Sprint(image.GetFrames()), copiesText(image), image.GetManifestSha256()[:min(12, len(image.GetManifestSha256()))])
-				}
-			})
+			return listing[*bloomeryv1.ListImagesResponse, *bloomeryv1.Image]{
+				one: "image", many: "images", items: (*bloomeryv1.ListImagesResponse).GetImages, columns: imageColumns,
+				fetch: func(ctx context.Context, c *client) (*bloomeryv1.ListImagesResponse, error) {
+					return ask(ctx, c.images.ListImages, &bloomeryv1.ListImagesRequest{})
+				},
+				compare: func(a, b *bloomeryv1.Image) int { return strings.Compare(a.GetName(), b.GetName()) },
+			}.run(cmd, set, in)
 		},
+	}
+	if in != nil {
+		cmd.Short, cmd.Example = "List the images in all racks' stores", `  bloomery fleet image list`
+	}
+	return cmd
+}
+
+func imageColumns() []column[*bloomeryv1.Image] {
+	return []column[*bloomeryv1.Image]{
+		{"name", "NAME", (*bloomeryv1.Image).GetName},
+		{"system", "SYSTEM", (*bloomeryv1.Image).GetOs},
+		{"disk", "DISK", func(i *bloomeryv1.Image) string { return bytesText(i.GetSizeBytes()) }},
+		{"data", "DATA", func(i *bloomeryv1.Image) string { return bytesText(i.GetDataBytes()) }},
+		{"frames", "FRAMES", func(i *bloomeryv1.Image) string { return fmt.Sprint(i.GetFrames()) }},
+		{"copies", "COPIES", copiesText},
+		{"manifest", "MANIFEST", func(i *bloomeryv1.Image) string { return i.GetManifestSha256()[:min(12, len(i.GetManifestSha256()))] }},
 	}
 }
 

@@ -13,40 +13,49 @@ import (
 )
 
 func newJobCommand(set *settings) *cobra.Command {
-	return group("job", "List, watch and cancel jobs", newJobList(set), newJobShow(set), newJobWatch(set), newJobCancel(set))
+	return group("job", "List, watch and cancel jobs", newJobList(set, nil), newJobShow(set), newJobWatch(set), newJobCancel(set))
 }
 
-func newJobList(set *settings) *cobra.Command {
+func newJobList(set *settings, in *fleetFlags) *cobra.Command {
 	request := &bloomeryv1.ListJobsRequest{}
 	cmd := &cobra.Command{
-		Use:     "list",
-		Short:   "List jobs, newest first",
-		Example: `  bloomery job list --machine node1`,
-		Args:    noArgs,
+		Use:         "list",
+		Short:       "List jobs, newest first",
+		Example:     `  bloomery job list --machine node1`,
+		Annotations: rowFormats(),
+		Args:        noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if request.GetPageSize() < 1 || request.GetPageSize() > 1000 {
 				return usagef("--limit %d: use 1 to 1000", request.GetPageSize())
 			}
-			c, err := set.connect()
-			if err != nil {
-				return err
-			}
-			answer, err := ask(cmd.Context(), c.jobs.ListJobs, request)
-			if err != nil {
-				return err
-			}
-			return set.printMessage(cmd.OutOrStdout(), answer, func(w io.Writer) {
-				row(w, "ID", "MACHINE", "KIND", "STATUS", "STEP", "AGE", "ERROR")
-				for _, job := range answer.GetJobs() {
-					row(w, job.GetId(), job.GetMachine(), enumWord("JOB_KIND_", job.GetKind()), enumWord("JOB_STATUS_", job.GetStatus()),
-						currentStep(job), age(job.GetCreatedAt()), job.GetError())
-				}
-			})
+			return listing[*bloomeryv1.ListJobsResponse, *bloomeryv1.Job]{
+				one: "job", many: "jobs", whole: true, items: (*bloomeryv1.ListJobsResponse).GetJobs, columns: jobColumns,
+				fetch: func(ctx context.Context, c *client) (*bloomeryv1.ListJobsResponse, error) {
+					return ask(ctx, c.jobs.ListJobs, request)
+				},
+				compare: func(a, b *bloomeryv1.Job) int { return timeOf(b.GetCreatedAt()).Compare(timeOf(a.GetCreatedAt())) },
+			}.run(cmd, set, in)
 		},
 	}
 	cmd.Flags().StringVar(&request.Machine, "machine", "", "only jobs of this machine")
 	cmd.Flags().Int32Var(&request.PageSize, "limit", 50, "at most so many")
+	if in != nil {
+		cmd.Example = `  bloomery fleet job list --limit 10`
+		cmd.Flags().Lookup("limit").Usage = "at most so many of each rack"
+	}
 	return cmd
+}
+
+func jobColumns() []column[*bloomeryv1.Job] {
+	return []column[*bloomeryv1.Job]{
+		{"id", "ID", (*bloomeryv1.Job).GetId},
+		{"machine", "MACHINE", (*bloomeryv1.Job).GetMachine},
+		{"kind", "KIND", func(j *bloomeryv1.Job) string { return enumWord("JOB_KIND_", j.GetKind()) }},
+		{"status", "STATUS", func(j *bloomeryv1.Job) string { return enumWord("JOB_STATUS_", j.GetStatus()) }},
+		{"step", "STEP", currentStep},
+		{"age", "AGE", func(j *bloomeryv1.Job) string { return age(j.GetCreatedAt()) }},
+		{"error", "ERROR", (*bloomeryv1.Job).GetError},
+	}
 }
 
 func newJobShow(set *settings) *cobra.Command {

@@ -38,6 +38,9 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Setenv("BLOOMERY_CONFIG", filepath.Join(keys, clientConfigFile))
+			if filepath.Base(env.WorkDir) == "script-fleet" {
+				return secondRack(t, env.WorkDir, sockets)
+			}
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -65,6 +68,18 @@ func TestScripts(t *testing.T) {
 			},
 		},
 	})
+}
+
+// secondRack adds a rack that answers, .rack2, and one that nobody serves, .dead.
+func secondRack(t *testing.T, dir, sockets string) error {
+	var out bytes.Buffer
+	for _, name := range []string{"rack2", "dead"} {
+		socket, keys := filepath.Join(sockets, name+".sock"), filepath.Join(dir, "."+name)
+		if code := run(context.Background(), []string{"rack", "init", "--dir", keys, "--name", name, "--server-address", "127.0.0.1", "--socket", socket}, nil, &out, &out); code != exitDone {
+			return errors.New(out.String())
+		}
+	}
+	return serveFake(t, filepath.Join(dir, ".rack2"), filepath.Join(sockets, "rack2.sock"))
 }
 
 // TestHelp asks every command for help and gives it arguments that none takes.

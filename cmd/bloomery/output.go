@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 
+	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -77,10 +79,31 @@ func jsonToYAML(w io.Writer, text []byte) error {
 	return encoder.Close()
 }
 
+// formatsKey is the annotation of a command that takes other formats than the usual ones.
+const formatsKey = "formats"
+
+// rowFormats is the annotation of commands that list rows.
+func rowFormats() map[string]string {
+	return map[string]string{formatsKey: "table wide json yaml csv"}
+}
+
+// checkFormat refuses a format that a command does not have.
+func checkFormat(cmd *cobra.Command, output string) error {
+	formats := []string{"table", "json", "yaml"}
+	if own, ok := cmd.Annotations[formatsKey]; ok {
+		formats = strings.Fields(own)
+	}
+	if slices.Contains(formats, output) {
+		return nil
+	}
+	last := len(formats) - 1
+	return usagef("--output %q: %q takes %s or %s", output, cmd.CommandPath(), strings.Join(formats[:last], ", "), formats[last])
+}
+
 // row writes tab-separated cells; empty ones as a dash.
 func row(w io.Writer, cells ...string) {
 	for i, cell := range cells {
-		if cell == "" {
+		if cells[i] = plain(cell); cells[i] == "" {
 			cells[i] = "-"
 		}
 	}

@@ -74,20 +74,14 @@ It reads which rack, and with which certificate, from the file that
   bloomery machine install node1 --image debian-12 --network customer-a --ssh-key ~/.ssh/id_ed25519.pub --wait`,
 	}
 	root.PersistentFlags().StringVar(&set.configPath, "config", "", "client configuration file")
-	root.PersistentFlags().StringVarP(&set.output, "output", "o", "table", "output format: table, json or yaml")
+	root.PersistentFlags().StringVarP(&set.output, "output", "o", "table", "output format: table, json or yaml; lists also wide or csv")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w (see %q)", err, cmd.CommandPath()+" --help")
 	})
-	root.PersistentPreRunE = func(*cobra.Command, []string) error {
-		switch set.output {
-		case "table", "json", "yaml":
-			return nil
-		}
-		return usagef("--output %q: use table, json or yaml", set.output)
-	}
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return checkFormat(cmd, set.output) }
 	root.AddCommand(
-		newMachineCommand(set), newJobCommand(set), newEventCommand(set), newWebhookCommand(set), newImageCommand(set),
-		newRackCommand(set), newAgentImageCommand(set), newLabCommand(set),
+		newMachineCommand(set), newViewCommand(set), newJobCommand(set), newEventCommand(set), newWebhookCommand(set), newImageCommand(set),
+		newRackCommand(set), newFleetCommand(set), newAgentImageCommand(set), newLabCommand(set),
 	)
 	return root
 }
