@@ -127,6 +127,77 @@ func TestQuarantineFails(t *testing.T) {
 	}
 }
 
+// TestQuarantineWhoseAnswerWasLost has the switch move the port and fail to say so, and a coordinator that dies before it has noted the move.
+func TestQuarantineWhoseAnswerWasLost(t *testing.T) {
+	r, op := lockRack(t)
+	r.c.DialSwitch = func(context.Context, Switch) (switchport.Driver, error) {
+		return &forgetful{keptSwitch: keptSwitch{r.sw}}, nil
+	}
+	m, err := op.lock(t, true)
+	must(t, err)
+	if m.GetNetwork() != QuarantineNetwork || m.GetLock().GetNetwork() != "customer-a" || r.eventTypes()["port.moved"] != 1 {
+		t.Errorf("after a lost answer: %v, events %v", m, r.eventTypes())
+	}
+	// What a coordinator leaves that died between the move and its record.
+	r, op = lockRack(t)
+	r.setRecord(t, func(m *bloomeryv1.Machine) {
+		m.Lock = &bloomeryv1.Lock{Team: "anti-ddos", Reason: "x", Network: "customer-a"}
+	})
+	r.sw.AddPort("Ethernet1", 999)
+	if m, err = op.lock(t, true); err != nil || m.GetNetwork() != QuarantineNetwork || m.GetLock().GetNetwork() != "customer-a" {
+		t.Errorf("locked again: %v %v", m, err)
+	}
+	r.seen(r.learns)
+	must(t, op.unlock(t, false))
+	if r.sw.VLAN("Ethernet1") != 200 {
+		t.Errorf("port is in VLAN %d", r.sw.VLAN("Ethernet1"))
+	}
+}
+
+// forgetful is a switch whose first answer to a change is lost.
+type forgetful struct {
+	keptSwitch
+	lost bool
+}
+
+func (f *forgetful) SetAccessVLAN(ctx context.Context, port string, vlan uint16) error {
+	err := f.keptSwitch.SetAccessVLAN(ctx, port, vlan)
+	if !f.lost {
+		f.lost = true
+		return errors.New("deadline exceeded")
+	}
+	return err
+}
+
+// TestQuarantineByTwoCoordinators lets two coordinators of a rack move one port: the second is told to wait.
+func TestQuarantineByTwoCoordinators(t *testing.T) {
+	r, op := lockRack(t)
+	other := r.another(t)
+	moving, goOn := make(chan struct{}), make(chan struct{})
+	other.DialSwitch = func(context.Context, Switch) (switchport.Driver, error) {
+		close(moving)
+		<-goOn
+		return keptSwitch{r.sw}, nil
+	}
+	admin := context.WithValue(t.Context(), callerKey{}, caller{Identity: pki.Identity{Role: pki.RoleOperator, Name: "bert"}, role: bloomeryv1.Role_ROLE_ADMIN})
+	ended := make(chan error, 1)
+	go func() {
+		_, err := other.LockMachine(admin, connect.NewRequest(&bloomeryv1.LockMachineRequest{Name: "m1", Team: "anti-ddos", Reason: "x", Quarantine: true}))
+		ended <- err
+	}()
+	<-moving
+	_, err := op.lock(t, true)
+	wantRefusal(t, "beside another", err, connect.CodeFailedPrecondition, "port", "PORT_NOT_MOVED")
+	if err != nil && !strings.Contains(err.Error(), "another call is moving the port") {
+		t.Error(err)
+	}
+	close(goOn)
+	must(t, <-ended)
+	if m := r.m1(); m.GetNetwork() != QuarantineNetwork || r.sw.VLAN("Ethernet1") != 999 {
+		t.Errorf("machine: %v", m)
+	}
+}
+
 func TestUnlockFromQuarantine(t *testing.T) {
 	r, op := lockRack(t)
 	_, err := op.lock(t, true)

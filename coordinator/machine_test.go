@@ -303,6 +303,44 @@ func TestWatchMachines(t *testing.T) {
 	again("complete")
 }
 
+// another is a second coordinator on the rack's store, as another node is: it has a hub and a session of its own.
+func (r *rack) another(t *testing.T) *Coordinator {
+	t.Helper()
+	c, err := New(r.config, r.c.Deps)
+	must(t, err)
+	ctx, cancel := context.WithCancel(r.life)
+	ended := make(chan error, 1)
+	go func() { ended <- c.Drive(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+func TestWatchSeesAnotherCoordinatorsChanges(t *testing.T) {
+	r := newRack(t)
+	op := r.operator()
+	r.fill(t, 3)
+	next := r.watch(t, op, &bloomeryv1.MachineFilter{Search: "node0001"})
+	next("node0001 checking")
+	next("complete")
+	other := r.another(t)
+	must(t, other.update(t.Context(), func(ch *change) error {
+		m, err := ch.Machine("node0001")
+		if err != nil {
+			return err
+		}
+		m.Status = bloomeryv1.MachineStatus_MACHINE_STATUS_RETIRED
+		return ch.saveMachine(m)
+	}))
+	next("node0001 retired")
+	must(t, other.update(t.Context(), func(ch *change) error { return ch.deleteMachine(&bloomeryv1.Machine{Name: "node0001"}) }))
+	next("removed node0001")
+}
+
 func TestUpdateMachine(t *testing.T) {
 	r := newRack(t)
 	op := r.operator()

@@ -52,7 +52,7 @@ func (s *settings) printMachine(w io.Writer, m *bloomeryv1.Machine) error {
 		row(w, "UUID", m.GetUuid())
 		row(w, "MACs", strings.Join(m.GetMacs(), ", "))
 		row(w, "BMC", m.GetBmc().GetAddress())
-		row(w, "Switch port", m.GetSwitchPort().GetSwitch()+" "+m.GetSwitchPort().GetPort())
+		row(w, "Switch port", switchPortText(m))
 		row(w, "Network", m.GetNetwork())
 		row(w, "Address", m.GetAddress())
 		row(w, "Image", m.GetImage())

@@ -38,9 +38,7 @@ func machineColumns() []machineColumn {
 		{"macs", "MACS", func(m *bloomeryv1.Machine) string { return strings.Join(m.GetMacs(), ",") }},
 		{"uuid", "UUID", (*bloomeryv1.Machine).GetUuid},
 		{"bmc", "BMC", func(m *bloomeryv1.Machine) string { return m.GetBmc().GetAddress() }},
-		{"switch-port", "SWITCH PORT", func(m *bloomeryv1.Machine) string {
-			return strings.TrimSpace(m.GetSwitchPort().GetSwitch() + " " + m.GetSwitchPort().GetPort())
-		}},
+		{"switch-port", "SWITCH PORT", switchPortText},
 		{"labels", "LABELS", labelsText},
 		{"notes", "NOTES", (*bloomeryv1.Machine).GetNotes},
 		{"updated", "UPDATED", func(m *bloomeryv1.Machine) string { return minuteText(m.GetUpdatedAt()) }},
@@ -101,6 +99,10 @@ func positionText(m *bloomeryv1.Machine) string {
 		return m.GetRack()
 	}
 	return fmt.Sprintf("%s/%d", m.GetRack(), m.GetUnit())
+}
+
+func switchPortText(m *bloomeryv1.Machine) string {
+	return strings.TrimSpace(m.GetSwitchPort().GetSwitch() + " " + m.GetSwitchPort().GetPort())
 }
 
 func labelsText(m *bloomeryv1.Machine) string {

@@ -56,6 +56,7 @@ type shownMachines struct {
 	known   map[string]*bloomeryv1.Machine
 	// first holds a new watch's machines until all are there; nil afterwards.
 	first map[string]*bloomeryv1.Machine
+	// width is what the rows so far need; columns grow with what comes.
 	width []int
 	err   error
 }
@@ -84,11 +85,10 @@ func (s *shownMachines) complete() {
 		for _, name := range names {
 			all = append(all, s.first[name])
 		}
-		rows, limit := cells(s.columns, all), tableWidth
-		if s.set.output == "wide" {
-			limit = 0
+		rows := cells(s.columns, all)
+		for _, row := range rows {
+			s.width = measure(s.width, row)
 		}
-		s.width = widths(rows, limit)
 		s.line(rows[0])
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.known)) {
@@ -139,10 +139,11 @@ func (s *shownMachines) line(row []string) {
 	if s.set.output == "json" || s.set.output == "yaml" || s.err != nil {
 		return
 	}
-	for i, cell := range row { // a later machine's cells may be wider than the first ones', up to a limit
-		if s.set.output == "wide" || i == 0 {
-			s.width[i] = max(s.width[i], len([]rune(plain(cell))))
-		}
+	limit := tableWidth
+	if s.set.output == "wide" {
+		limit = 0
 	}
-	_, s.err = fmt.Fprintln(s.w, tableLine(row, s.width))
+	s.width = measure(s.width, row)
+	width := fit(s.width, cells[*bloomeryv1.Machine](s.columns, nil)[0], limit)
+	_, s.err = fmt.Fprintln(s.w, tableLine(row, width))
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/csv"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -45,23 +46,25 @@ func plain(s string) string {
 	}, s)
 }
 
-// widths measures columns, and takes from the widest until all fit into limit; 0 is no limit. The first column and headers stay whole.
-func widths(rows [][]string, limit int) []int {
-	var width, least []int
-	for _, row := range rows {
-		for i, cell := range row {
-			if i == len(width) {
-				width = append(width, 1)
-				least = append(least, utf8.RuneCountInString(rows[0][i]))
-			}
-			width[i] = max(width[i], utf8.RuneCountInString(plain(cell)))
+// measure widens columns to what a row needs.
+func measure(width []int, row []string) []int {
+	for i, cell := range row {
+		if i == len(width) {
+			width = append(width, 1)
 		}
+		width[i] = max(width[i], utf8.RuneCountInString(plain(cell)))
 	}
+	return width
+}
+
+// fit takes from the widest columns until all fit into limit; 0 is no limit. The first column and the headers stay whole.
+func fit(width []int, header []string, limit int) []int {
+	width = slices.Clone(width)
 	for limit > 0 {
 		total, widest := 2*(len(width)-1), -1
 		for i, w := range width {
 			total += w
-			if i > 0 && w > least[i] && (widest < 0 || w > width[widest]) {
+			if i > 0 && w > utf8.RuneCountInString(header[i]) && (widest < 0 || w > width[widest]) {
 				widest = i
 			}
 		}
@@ -71,6 +74,15 @@ func widths(rows [][]string, limit int) []int {
 		width[widest]--
 	}
 	return width
+}
+
+// widths are those of a whole table, whose first row is its header.
+func widths(rows [][]string, limit int) []int {
+	var width []int
+	for _, row := range rows {
+		width = measure(width, row)
+	}
+	return fit(width, rows[0], limit)
 }
 
 // tableLine pads a row's cells to their columns' widths; empty ones are a dash, long ones are cut.
