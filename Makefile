@@ -81,9 +81,9 @@ bench: image ## ratios of ours to peers in the same run, into out/bench.json
 	@$(SUDO) env PATH="$$PATH" $(GO) run ./images/bench --image $(OUT)/images/debian-12 --raw $(OUT)/images/debian-12.raw --report $(OUT)/bench.json
 
 ROUNDS ?= 200
-faults: setup ## break a rack ROUNDS times while it works and judge its history (SEED=N repeats a run's choices), into out/faults.json
-	@$(SUDO) env PATH="$$PATH" BLOOMERY_FAULTS_ROUNDS=$(ROUNDS) BLOOMERY_FAULTS_SEED=$(SEED) BLOOMERY_FAULTS_REPORT=$(OUT)/faults.json BLOOMERY_FAULTS_LOGS=$(OUT)/faults-logs \
-		$(GO) test -tags $(TAGS) -count 1 -timeout 60m -run '^TestManyRounds$$' ./coordinator/faults
+faults: setup ## break a rack ROUNDS times while it works and judge its history (SEED=N repeats a run's choices, FAULT=NAME does one), into out/faults.json
+	@$(SUDO) env PATH="$$PATH" BLOOMERY_FAULTS_ROUNDS=$(ROUNDS) BLOOMERY_FAULTS_SEED=$(SEED) BLOOMERY_FAULTS_ONLY=$(FAULT) BLOOMERY_FAULTS_REPORT=$(OUT)/faults.json BLOOMERY_FAULTS_LOGS=$(OUT)/faults-logs \
+		$(GO) test -tags $(TAGS) -count 1 -v -timeout 60m -run '^TestManyRounds$$' ./coordinator/faults
 
 clean: ## remove what was made
 	@$(SUDO) rm -rf $(OUT)

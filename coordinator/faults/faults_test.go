@@ -19,6 +19,7 @@ import (
 const (
 	roundsVariable = "BLOOMERY_FAULTS_ROUNDS"
 	seedVariable   = "BLOOMERY_FAULTS_SEED"
+	onlyVariable   = "BLOOMERY_FAULTS_ONLY"
 	reportVariable = "BLOOMERY_FAULTS_REPORT"
 	logsVariable   = "BLOOMERY_FAULTS_LOGS"
 )
@@ -63,11 +64,12 @@ func TestManyRounds(t *testing.T) {
 }
 
 // rackSize is how many coordinators the rack has.
-const rackSize = 1
+const rackSize = 3
 
-// faults are those that the rack is large enough for.
+// faults are those that the rack is large enough for, or the one that is asked for.
 func (w *world) faults() []fault {
-	return slices.DeleteFunc(allFaults(), func(f fault) bool { return f.nodes > len(w.nodes) })
+	only := os.Getenv(onlyVariable)
+	return slices.DeleteFunc(allFaults(), func(f fault) bool { return f.nodes > len(w.nodes) || only != "" && f.name != only })
 }
 
 // row is a line of the report: what was done so and so often, and what came of it.
@@ -153,7 +155,7 @@ func (w *world) round(number int, f fault, r *rand.Rand, stats *tally) bool {
 	w.record.add(history.Entry{Kind: history.Healed, Value: what})
 	ctx, cancel := context.WithTimeout(w.ctx, recoverWithin)
 	defer cancel()
-	err = w.ready(ctx)
+	err = w.ready(ctx, w.nodes...)
 	took, gap := time.Since(healed), w.record.gap()
 	stats.rounds++
 	stats.slowest, stats.gap = max(stats.slowest, took), max(stats.gap, gap)

@@ -238,11 +238,11 @@ func eventOf(e *bloomeryv1.Event) history.Event {
 	return event
 }
 
-// ready waits until every coordinator answers a read.
-func (w *world) ready(ctx context.Context) error {
+// ready waits until coordinators answer a read.
+func (w *world) ready(ctx context.Context, nodes ...*node) error {
 	c := w.operator.caller()
 	defer c.close()
-	for _, n := range w.nodes {
+	for _, n := range nodes {
 		for {
 			attempt, cancel := context.WithTimeout(ctx, callTimeout)
 			_, err := bloomeryv1connect.NewJobServiceClient(c.http, n.url()).ListJobs(attempt, connect.NewRequest(&bloomeryv1.ListJobsRequest{PageSize: 1}))

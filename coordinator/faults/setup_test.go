@@ -12,9 +12,13 @@ import (
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	bloomeryv1 "bloomery/api/bloomery/v1"
+	"bloomery/api/bloomery/v1/bloomeryv1connect"
+	"bloomery/coordinator"
 	"bloomery/images"
 	"bloomery/internal/pki"
 )
@@ -114,15 +118,65 @@ func (w *world) build(s size) error {
 	return w.populate(s)
 }
 
+// startNodes starts the first coordinator, lets the others join it, and starts them.
 func (w *world) startNodes() error {
 	ctx, cancel := context.WithTimeout(w.ctx, time.Minute)
 	defer cancel()
-	for _, n := range w.nodes {
-		if err := n.start(); err != nil {
+	first, others := w.nodes[0], w.nodes[1:]
+	if err := first.start(); err != nil {
+		return err
+	}
+	if err := w.ready(ctx, first); err != nil {
+		return err
+	}
+	for _, n := range others {
+		if err := w.join(ctx, first, n); err != nil {
+			return fmt.Errorf("let %s join: %w", n.name, err)
+		}
+		if err := errors.Join(n.start(), w.ready(ctx, n)); err != nil {
 			return err
 		}
 	}
-	return w.ready(ctx)
+	return w.voters(ctx)
+}
+
+// join makes a coordinator one of the rack's, as "bloomery rack join" does.
+func (w *world) join(ctx context.Context, first, n *node) error {
+	c := w.operator.caller()
+	defer c.close()
+	token, err := bloomeryv1connect.NewRackServiceClient(c.http, first.url()).CreateJoinToken(ctx, connect.NewRequest(&bloomeryv1.CreateJoinTokenRequest{Node: n.name}))
+	if err != nil {
+		return err
+	}
+	config, err := coordinator.LoadConfig(n.config)
+	if err != nil {
+		return err
+	}
+	return coordinator.Join(ctx, config, token.Msg.GetToken(), nil)
+}
+
+// voters waits until every coordinator has a vote, so that one may be lost.
+func (w *world) voters(ctx context.Context) error {
+	c := w.operator.caller()
+	defer c.close()
+	for {
+		status, err := bloomeryv1connect.NewRackServiceClient(c.http, w.nodes[0].url()).GetRackStatus(ctx, connect.NewRequest(&bloomeryv1.GetRackStatusRequest{}))
+		if err != nil {
+			return fmt.Errorf("ask for the rack's status: %w", err)
+		}
+		voting := 0
+		for _, n := range status.Msg.GetNodes() {
+			if n.GetRole() == bloomeryv1.NodeRole_NODE_ROLE_VOTER {
+				voting++
+			}
+		}
+		if voting == len(w.nodes) {
+			return nil
+		}
+		if !pause(ctx, 100*time.Millisecond) {
+			return fmt.Errorf("%d of %d coordinators have a vote: %v", voting, len(w.nodes), status.Msg)
+		}
+	}
 }
 
 // populate records the machines and lets the reporters enrol.
@@ -165,6 +219,7 @@ func (w *world) configuration(n *node, boot string) string {
 	}
 	return fmt.Sprintf(`data: %s
 node: %s
+cluster: {address: "%s"}
 listen:
   api: [%s]
   boot: %s
@@ -182,7 +237,7 @@ networks:
     phone_home: [%s]
 switches:
   - {name: tor1, driver: gnmi, address: "%s", ca: %s, username: %s, password_file: %s}
-`, n.dir, n.name, netip.AddrPortFrom(n.address, apiPort), netip.AddrPortFrom(n.address, 80), netip.AddrPortFrom(n.address, phoneHomePort),
+`, n.dir, n.name, netip.AddrPortFrom(n.address, clusterPort), netip.AddrPortFrom(n.address, apiPort), netip.AddrPortFrom(n.address, 80), netip.AddrPortFrom(n.address, phoneHomePort),
 		netip.PrefixFrom(n.address, network.Bits()), boot, provisioningVLAN, quarantineVLAN, customerVLAN, customer,
 		strings.Join(phoneHome, ", "), netip.AddrPortFrom(hub, switchPort), w.devices.ca, username, w.devices.login)
 }
