@@ -33,6 +33,8 @@ type fakeCoordinator struct {
 	bloomeryv1connect.UnimplementedImageServiceHandler
 	bloomeryv1connect.UnimplementedRackServiceHandler
 	key images.PublicKey
+	// removed says that c2 was taken out of the rack.
+	removed bool
 
 	mu       sync.Mutex
 	machines map[string]*bloomeryv1.Machine

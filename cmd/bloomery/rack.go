@@ -23,7 +23,8 @@ const (
 )
 
 func newRackCommand(set *settings) *cobra.Command {
-	return group("rack", "Make, save and restore a rack", newRackInit(set), newRackBackup(set), newRackRestore(set))
+	return group("rack", "Make, grow, save and restore a rack", newRackInit(set), newRackStatus(set), newRackToken(set), newRackJoin(set), newRackRemoveNode(set),
+		newRackRecover(set), newRackBackup(set), newRackRestore(set))
 }
 
 func newRackInit(set *settings) *cobra.Command {

@@ -46,7 +46,7 @@ func (e usageError) Error() string { return e.err.Error() }
 func (e usageError) Unwrap() error { return e.err }
 
 func commands() []command {
-	return []command{checkCommand(), restoreCommand()}
+	return []command{checkCommand(), joinCommand(), restoreCommand(), recoverCommand()}
 }
 
 const usageHead = `bloomeryd is a rack's coordinator.
