@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -53,6 +54,8 @@ type Restored struct {
 	// Images are names of images whose data is not here yet; their manifests are in Manifests.
 	Images    []string
 	Manifests string
+	// Unnamed are addresses of this node that its certificate does not have, because the key of the rack's CA is not in the backup.
+	Unnamed []string
 	// Jobs are those that were running.
 	Jobs []string
 	Rows int64
@@ -134,7 +137,9 @@ func (r *restore) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("restore the database: %w", err)
 	}
-	err = r.settle(ctx, db)
+	if err = r.settle(ctx, db); err == nil {
+		err = r.certificate(ctx, db)
+	}
 	if err := errors.Join(err, db.Close()); err != nil {
 		return err
 	}
@@ -201,7 +206,11 @@ func (r *restore) image(i *bloomeryv1.BackupImage) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("image %s: %w", i.GetName(), err)
 	}
-	r.done.Images = append(r.done.Images, i.GetName())
+	// An image store that was kept, or brought here before, has its data.
+	here, err := os.ReadFile(filepath.Join(r.config.Data, imagesFolder, i.GetName(), images.ManifestFile))
+	if err != nil || !bytes.Equal(here, i.GetManifest()) {
+		r.done.Images = append(r.done.Images, i.GetName())
+	}
 	return errors.Join(
 		writeSynced(filepath.Join(dir, images.ManifestFile), 0o600, i.GetManifest()),
 		writeSynced(filepath.Join(dir, images.SignatureFile), 0o600, i.GetSignature()),
@@ -322,7 +331,7 @@ func failRestored(tx *store.Tx, id string) error {
 // moveIn puts the finished folders in their places. The keys come last: without them bloomeryd does not start.
 func (r *restore) moveIn() error {
 	moves := [][2]string{{filepath.Join(r.dir, secretFile), filepath.Join(r.config.Data, secretFile)}, {filepath.Join(r.dir, databaseFolder), filepath.Join(r.config.Data, databaseFolder)}}
-	if len(r.done.Images) > 0 {
+	if _, err := os.Stat(filepath.Join(r.dir, restoredFolder)); err == nil {
 		moves = append(moves, [2]string{filepath.Join(r.dir, restoredFolder), r.done.Manifests})
 	}
 	moves = append(moves, [2]string{r.keys, r.config.PKI})

@@ -2,9 +2,11 @@ package coordinator
 
 import (
 	"bytes"
+	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -83,9 +85,13 @@ func TestRestoreGoesOnWithAnInstall(t *testing.T) {
 
 	// The first coordinator and its disk are gone. Another node takes its place; the machine's agent still waits with its step done.
 	r.config = r.elsewhere(t)
+	r.config.Node = "c9"
+	r.config.Cluster = netip.MustParseAddrPort("127.0.0.9:9000")
+	r.config.Listen.API = []string{"192.0.2.9:8443"}
+	must(t, os.CopyFS(filepath.Join(r.config.Data, imagesFolder, "huge"), os.DirFS(filepath.Join(r.dir, imagesFolder, "huge"))))
 	restored, err := Restore(t.Context(), r.config, bytes.NewReader(data), restoreOptions(ContinueJobs))
 	must(t, err)
-	if strings.Join(restored.Images, " ") != "huge tiny" || len(restored.Jobs) != 1 || restored.Jobs[0] != job || restored.Header.GetRack() != "test" {
+	if strings.Join(restored.Images, " ") != "tiny" || len(restored.Jobs) != 1 || restored.Jobs[0] != job || restored.Header.GetRack() != "test" {
 		t.Errorf("restored %+v", restored)
 	}
 	if _, err := os.Stat(filepath.Join(r.config.Data, restoreFolder)); !errors.Is(err, os.ErrNotExist) {
@@ -94,6 +100,13 @@ func TestRestoreGoesOnWithAnInstall(t *testing.T) {
 	r.dir = r.config.Data
 	r.auth, err = pki.LoadAuthority(r.config.PKI)
 	must(t, err)
+	leaf, err := x509.ParseCertificate(r.auth.Server().Certificate[0])
+	must(t, err)
+	for _, address := range []string{"192.0.2.9", "127.0.0.1"} {
+		if err := leaf.VerifyHostname(address); err != nil || leaf.Subject.CommonName != "c9" {
+			t.Errorf("certificate of %s: %v", leaf.Subject.CommonName, err)
+		}
+	}
 	r.start()
 	close(release)
 	if j := r.end(job); j.GetStatus() != bloomeryv1.JobStatus_JOB_STATUS_DONE {

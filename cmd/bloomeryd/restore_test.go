@@ -10,11 +10,14 @@ import (
 
 	bloomeryv1 "bloomery/api/bloomery/v1"
 	"bloomery/coordinator/backup"
+	"bloomery/internal/pki"
 )
 
 // newBackup makes a file that holds a rack without machines.
 func newBackup(t *testing.T, path, passphrase string) {
 	t.Helper()
+	keys := t.TempDir()
+	newKeys(t, keys)
 	f, err := os.Create(path)
 	if err != nil {
 		t.Fatal(err)
@@ -25,7 +28,7 @@ func newBackup(t *testing.T, path, passphrase string) {
 	}
 	for _, r := range []*bloomeryv1.BackupRecord{
 		{Body: &bloomeryv1.BackupRecord_File{File: &bloomeryv1.BackupFile{Place: bloomeryv1.BackupFile_PLACE_DATA, Name: "secret.key", Content: make([]byte, 32)}}},
-		{Body: &bloomeryv1.BackupRecord_File{File: &bloomeryv1.BackupFile{Place: bloomeryv1.BackupFile_PLACE_PKI, Name: "ca.crt", Content: []byte("c")}}},
+		pkiFile(t, keys, pki.CACert), pkiFile(t, keys, pki.CAKey), pkiFile(t, keys, pki.AgentCert), pkiFile(t, keys, pki.AgentKey), pkiFile(t, keys, pki.ServerCert), pkiFile(t, keys, pki.ServerKey),
 		{Body: &bloomeryv1.BackupRecord_Table{Table: &bloomeryv1.BackupTable{Name: "requests", Columns: []string{"id", "job_id", "created"}}}},
 	} {
 		if err := w.Write(r); err != nil {
@@ -79,4 +82,13 @@ func TestRestoreCommand(t *testing.T) {
 	if code != exitFailed || !strings.Contains(errs, "empty node only") {
 		t.Errorf("again: exit %d: %s", code, errs)
 	}
+}
+
+func pkiFile(t *testing.T, dir, name string) *bloomeryv1.BackupRecord {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(dir, "pki", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &bloomeryv1.BackupRecord{Body: &bloomeryv1.BackupRecord_File{File: &bloomeryv1.BackupFile{Place: bloomeryv1.BackupFile_PLACE_PKI, Name: name, Content: content}}}
 }

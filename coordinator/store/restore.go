@@ -16,7 +16,7 @@ const (
 )
 
 // aboutNodes are tables whose rows are about coordinators and their disks, which are not restored.
-var aboutNodes = []string{"nodes", "join_tokens", "image_copies", "archive_copies"}
+var aboutNodes = []string{"nodes", "node_certificates", "join_tokens", "image_copies", "archive_copies"}
 
 // Restore makes a new database of a snapshot's tables, which fill writes, and brings its schema up to date. Nothing may be at o.Dir yet.
 // The returned store is open.
