@@ -82,11 +82,19 @@ func Start(t testing.TB, o Options) *Rack {
 	ok(t, err)
 	t.Cleanup(r.stopAll)
 	first.Start()
+	// The first start puts the operator on record.
+	r.until("know the operator", func(ctx context.Context) error {
+		_, err := first.Client().Access.WhoAmI(ctx, connect.NewRequest(&bloomeryv1.WhoAmIRequest{}))
+		return err
+	})
 	for i := 2; i <= o.Nodes; i++ {
 		r.Join(fmt.Sprintf("c%d", i))
 	}
-	if o.Nodes > 2 {
+	switch {
+	case o.Nodes > 2:
 		r.WaitVoters(3)
+	case o.Nodes == 2:
+		r.WaitVoters(1)
 	}
 	return r
 }
