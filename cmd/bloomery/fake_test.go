@@ -32,6 +32,7 @@ type fakeCoordinator struct {
 	bloomeryv1connect.UnimplementedWebhookServiceHandler
 	bloomeryv1connect.UnimplementedImageServiceHandler
 	bloomeryv1connect.UnimplementedRackServiceHandler
+	fakeAccess
 	key images.PublicKey
 	// removed says that c2 was taken out of the rack.
 	removed bool
@@ -55,7 +56,7 @@ func serveFake(t testing.TB, dir, socket string) error {
 	if err != nil {
 		return err
 	}
-	f := &fakeCoordinator{key: key, machines: map[string]*bloomeryv1.Machine{}, images: map[string]*bloomeryv1.Image{}, watches: map[string]int{}, updates: map[string]int{}}
+	f := &fakeCoordinator{fakeAccess: fakeAccess{authority: authority}, key: key, machines: map[string]*bloomeryv1.Machine{}, images: map[string]*bloomeryv1.Image{}, watches: map[string]int{}, updates: map[string]int{}}
 	for _, name := range []string{"node1", "bad"} {
 		f.machines[name] = &bloomeryv1.Machine{Name: name, Status: bloomeryv1.MachineStatus_MACHINE_STATUS_AVAILABLE, Macs: []string{"52:54:00:00:00:01"}, Network: "provisioning"}
 	}
@@ -66,11 +67,12 @@ func serveFake(t testing.TB, dir, socket string) error {
 	mux.Handle(bloomeryv1connect.NewWebhookServiceHandler(f))
 	mux.Handle(bloomeryv1connect.NewImageServiceHandler(f))
 	mux.Handle(bloomeryv1connect.NewRackServiceHandler(f))
+	mux.Handle(bloomeryv1connect.NewAccessServiceHandler(f))
 	listener, err := net.Listen("unix", socket)
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: mux, TLSConfig: authority.ServerTLS(), ReadHeaderTimeout: 10 * time.Second}
+	server := &http.Server{Handler: asCaller(mux), TLSConfig: authority.ServerTLS(), ReadHeaderTimeout: 10 * time.Second}
 	done := make(chan error, 1)
 	go func() { done <- server.ServeTLS(listener, "", "") }()
 	t.Cleanup(func() {

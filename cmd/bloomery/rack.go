@@ -23,7 +23,7 @@ const (
 )
 
 func newRackCommand(set *settings) *cobra.Command {
-	return group("rack", "Make, grow, save and restore a rack", newRackInit(set), newRackStatus(set), newRackToken(set), newRackJoin(set), newRackRemoveNode(set),
+	return group("rack", "Make, grow, save and restore a rack", newRackInit(set), newRackStatus(set), newRackToken(set), newRackJoin(set), newRackRemoveNode(set), newRackCA(set),
 		newRackRecover(set), newRackBackup(set), newRackRestore(set))
 }
 

@@ -166,6 +166,15 @@ func EncodeCertificates(ders [][]byte) []byte {
 	return b.Bytes()
 }
 
+// WriteKey writes a new private key; a file that is there is not replaced.
+func WriteKey(path string, key crypto.Signer) error {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return fmt.Errorf("encode a key: %w", err)
+	}
+	return writeNew(path, 0o600, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
 // WritePair replaces a certificate chain (DER, leaf first) and its key. A crash in between leaves a pair that LoadPair reads.
 func WritePair(certPath, keyPath string, chain [][]byte, key crypto.Signer) error {
 	der, err := x509.MarshalPKCS8PrivateKey(key)

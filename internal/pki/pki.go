@@ -223,11 +223,7 @@ func sign(template *x509.Certificate, signer *pair, public any) (*x509.Certifica
 }
 
 func (p *pair) write(certPath, keyPath string) error {
-	der, err := x509.MarshalPKCS8PrivateKey(p.key)
-	if err != nil {
-		return fmt.Errorf("encode a key: %w", err)
-	}
-	if err := writeNew(keyPath, 0o600, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
+	if err := WriteKey(keyPath, p.key); err != nil {
 		return err
 	}
 	return writeNew(certPath, 0o644, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.cert.Raw}))
