@@ -3,7 +3,6 @@ package coordinator
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"reflect"
 	"strings"
@@ -14,7 +13,6 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	bloomeryv1 "bloomery/api/bloomery/v1"
-	"bloomery/coordinator/store"
 )
 
 const (
@@ -119,7 +117,7 @@ func (ch *change) changed(what string, before, after proto.Message) {
 
 // fields is a message's set fields, in short.
 func fields(m proto.Message) map[string]any {
-	if m == nil || reflect.ValueOf(m).IsNil() {
+	if m == nil || !m.ProtoReflect().IsValid() {
 		return nil
 	}
 	return summary(m.ProtoReflect())
@@ -187,79 +185,4 @@ func fieldValue(m protoreflect.Message, f protoreflect.FieldDescriptor) any {
 		return "(not shown: " + clip(err.Error()) + ")"
 	}
 	return value[string(f.Name())]
-}
-
-// The store's own writes, with what they change.
-
-// SaveMachine stores a machine that was read in this transaction.
-func (ch *change) SaveMachine(m *bloomeryv1.Machine) error {
-	if ch.call != nil {
-		before, err := ch.Machine(m.GetName())
-		if err != nil {
-			return err
-		}
-		ch.changed("machine "+m.GetName(), before, m)
-	}
-	return ch.Tx.SaveMachine(m)
-}
-
-// CreateMachine stores a new machine.
-func (ch *change) CreateMachine(m *bloomeryv1.Machine, bmcPassword string) error {
-	ch.changed("machine "+m.GetName(), nil, m)
-	return ch.Tx.CreateMachine(m, bmcPassword)
-}
-
-// DeleteMachine forgets a machine that was read in this transaction.
-func (ch *change) DeleteMachine(m *bloomeryv1.Machine) error {
-	ch.changed("machine "+m.GetName(), m, nil)
-	return ch.Tx.DeleteMachine(m.GetName())
-}
-
-// SetBMCPassword replaces a machine's BMC password, which stays out of the record.
-func (ch *change) SetBMCPassword(machine, password string) error {
-	ch.changed("BMC password of machine "+machine, nil, &bloomeryv1.BMC{Password: password})
-	return ch.Tx.SetBMCPassword(machine, password)
-}
-
-// SaveView stores a view in place of before, which is nil for a new one.
-func (ch *change) SaveView(before, v *bloomeryv1.View) error {
-	ch.changed("view "+v.GetName(), before, v)
-	return ch.Tx.SaveView(v)
-}
-
-// DeleteView removes a view that was read in this transaction.
-func (ch *change) DeleteView(v *bloomeryv1.View) error {
-	ch.changed("view "+v.GetName(), v, nil)
-	return ch.Tx.DeleteView(v.GetName())
-}
-
-// SaveJob stores a job that was read in this transaction.
-func (ch *change) SaveJob(j *store.Job) error {
-	if ch.call != nil {
-		before, err := ch.Job(j.GetId())
-		if err != nil {
-			return err
-		}
-		ch.changed("job "+j.GetId(), before.Job, j.Job)
-	}
-	return ch.Tx.SaveJob(j)
-}
-
-// CreateJob stores a new job.
-func (ch *change) CreateJob(j *store.Job) error {
-	ch.changed("job "+j.GetId(), nil, j.Job)
-	return ch.Tx.CreateJob(j)
-}
-
-// SaveOperator stores an operator.
-func (ch *change) SaveOperator(o *bloomeryv1.Operator) error {
-	ch.topics["access"] = true
-	if ch.call != nil {
-		before, err := ch.Operator(o.GetName())
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return err
-		}
-		ch.changed("operator "+o.GetName(), before, o)
-	}
-	return ch.Tx.SaveOperator(o)
 }

@@ -101,12 +101,12 @@ func permissions() []permission {
 		{bloomeryv1connect.ImageServiceGetImageProcedure, operator, everyone, 0},
 		{bloomeryv1connect.ImageServiceVerifyImageProcedure, operator, everyone, 0},
 		{bloomeryv1connect.ImageServiceAddImageProcedure, operator, operating | admin, changes},
-		{bloomeryv1connect.ImageServiceRemoveImageProcedure, operator, operating | admin, changes | acts},
+		{bloomeryv1connect.ImageServiceRemoveImageProcedure, operator, operating | admin, changes},
 
 		{bloomeryv1connect.WebhookServiceListWebhooksProcedure, operator, everyone, 0},
 		{bloomeryv1connect.WebhookServiceListDeadLettersProcedure, operator, everyone, 0},
 		{bloomeryv1connect.WebhookServiceAddWebhookProcedure, operator, admin, changes},
-		{bloomeryv1connect.WebhookServiceTestWebhookProcedure, operator, admin, changes | acts},
+		{bloomeryv1connect.WebhookServiceTestWebhookProcedure, operator, admin, changes},
 		{bloomeryv1connect.WebhookServiceRemoveWebhookProcedure, operator, admin, changes},
 		{bloomeryv1connect.WebhookServiceRetryDeadLettersProcedure, operator, admin, changes},
 
@@ -122,7 +122,7 @@ func permissions() []permission {
 		{bloomeryv1connect.RackServiceGetRackStatusProcedure, operator, everyone, offline},
 		{bloomeryv1connect.RackServiceGetAuthoritiesProcedure, operator, everyone, 0},
 		{bloomeryv1connect.RackServiceCreateJoinTokenProcedure, operator, admin, changes | byCertificate},
-		{bloomeryv1connect.RackServiceRemoveNodeProcedure, operator, admin, changes | acts | byCertificate},
+		{bloomeryv1connect.RackServiceRemoveNodeProcedure, operator, admin, changes | byCertificate},
 		{bloomeryv1connect.RackServiceRotateCAProcedure, operator, admin, changes | byCertificate},
 		// It reads every secret of the rack.
 		{bloomeryv1connect.RackServiceBackupRackProcedure, operator, admin, changes | acts | byCertificate},

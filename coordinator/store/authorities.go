@@ -3,6 +3,7 @@ package store
 import (
 	"database/sql"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -81,16 +82,18 @@ func (t *Tx) SaveNodeCertificate(c NodeCertificate) error {
 		c.Node, c.Authority, nanos(c.NotAfter))
 }
 
-// NodeCertificates reads the coordinators' certificates. Of those that are members, it has one with an empty authority for each that
-// has not said yet which it has.
+// NodeCertificates reads the certificates of the coordinators that are in the rack; one with an empty authority for each that has not
+// said yet which it has. Before a rack has a list of coordinators, all who said so are.
 func (r *Reader) NodeCertificates() ([]NodeCertificate, error) {
-	rows, err := r.q.QueryContext(r.ctx, `SELECT node, authority, not_after FROM node_certificates
-WHERE node IN (SELECT name FROM nodes) OR NOT EXISTS (SELECT 1 FROM nodes)
-UNION ALL SELECT name, '', 0 FROM nodes WHERE name NOT IN (SELECT node FROM node_certificates) ORDER BY 1`)
+	nodes, err := r.Nodes()
+	if err != nil {
+		return nil, fmt.Errorf("read the coordinators: %w", err)
+	}
+	rows, err := r.q.QueryContext(r.ctx, "SELECT node, authority, not_after FROM node_certificates ORDER BY node")
 	if err != nil {
 		return nil, fmt.Errorf("read the coordinators' certificates: %w", err)
 	}
-	return collect(rows, func(rows *sql.Rows) (NodeCertificate, error) {
+	said, err := collect(rows, func(rows *sql.Rows) (NodeCertificate, error) {
 		var c NodeCertificate
 		var notAfter int64
 		if err := rows.Scan(&c.Node, &c.Authority, &notAfter); err != nil {
@@ -99,6 +102,21 @@ UNION ALL SELECT name, '', 0 FROM nodes WHERE name NOT IN (SELECT node FROM node
 		c.NotAfter = fromNanos(notAfter)
 		return c, nil
 	})
+	if err != nil || len(nodes) == 0 {
+		return said, err
+	}
+	var all []NodeCertificate
+	for _, n := range nodes {
+		if !n.Present() {
+			continue
+		}
+		mine := NodeCertificate{Node: n.Name}
+		if i := slices.IndexFunc(said, func(c NodeCertificate) bool { return c.Node == n.Name }); i >= 0 {
+			mine = said[i]
+		}
+		all = append(all, mine)
+	}
+	return all, nil
 }
 
 // OperatorsUnder names the operators who have no valid certificate but of one CA.
