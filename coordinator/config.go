@@ -50,7 +50,9 @@ type Config struct {
 	AgentImage string
 	Networks   []Network
 	Switches   []Switch
-	Timing     Timing
+	// Events says how many events are kept; zero values mean the defaults.
+	Events Events
+	Timing Timing
 	// Now is the wall clock by which the coordinator decides and dates; nil means time.Now. Pauses, timeouts and leases go by the monotonic clock
 	// and do not ask it. No configuration file sets it: a test that lets a coordinator's clock jump does.
 	Now func() time.Time
@@ -109,6 +111,8 @@ type Timing struct {
 	Tick, Lease time.Duration
 	// Images is how often the image store is compared with the rack's catalogue when nothing hints at a change.
 	Images time.Duration
+	// Archive is how often old events are looked for.
+	Archive time.Duration
 	// Retry is the first pause after an action or a webhook's delivery failed; it doubles.
 	Retry time.Duration
 }
@@ -117,7 +121,7 @@ type Timing struct {
 func DefaultTiming() Timing {
 	return Timing{
 		Boot: 5 * time.Minute, Await: 10 * time.Minute, Quiet: 45 * time.Second, Lost: 3 * time.Minute,
-		Job: 4 * time.Hour, Tick: time.Second, Lease: 3 * time.Second, Images: 10 * time.Second, Retry: 500 * time.Millisecond,
+		Job: 4 * time.Hour, Tick: time.Second, Lease: 3 * time.Second, Images: 10 * time.Second, Archive: 15 * time.Second, Retry: 500 * time.Millisecond,
 	}
 }
 
@@ -146,6 +150,10 @@ type fileConfig struct {
 		PhoneHome textList `yaml:"phone_home"`
 	} `yaml:"networks"`
 	Switches []Switch `yaml:"switches"`
+	Events   struct {
+		Keep        *int64 `yaml:"keep"`
+		ArchiveKeep string `yaml:"archive_keep"`
+	} `yaml:"events"`
 }
 
 // textList is one text or a list of them.
@@ -230,6 +238,9 @@ func ParseConfig(data []byte) (Config, error) {
 	if err := c.setNetworks(raw); err != nil {
 		return Config{}, fmt.Errorf("networks: %w", err)
 	}
+	if err := c.setEvents(raw); err != nil {
+		return Config{}, fmt.Errorf("events: %w", err)
+	}
 	if err := c.checkSwitches(); err != nil {
 		return Config{}, fmt.Errorf("switches: %w", err)
 	}
@@ -252,6 +263,30 @@ func (c *Config) setNode(raw fileConfig) error {
 		return fmt.Errorf("cluster.address: %q: want the IP address and port at which the other coordinators reach this one", raw.Cluster.Address)
 	}
 	c.Cluster = netip.AddrPortFrom(address.Addr().Unmap(), address.Port())
+	return nil
+}
+
+// Bounds of how many events stay in the database: below are too few for a job's record, above is too much memory.
+const (
+	minKeepEvents = 1000
+	maxKeepEvents = 1_000_000
+)
+
+func (c *Config) setEvents(raw fileConfig) error {
+	c.Events = Events{Keep: DefaultKeepEvents, ArchiveKeep: DefaultArchiveKeep}
+	if keep := raw.Events.Keep; keep != nil {
+		if *keep < minKeepEvents || *keep > maxKeepEvents {
+			return fmt.Errorf("keep: %d: want %d to %d", *keep, minKeepEvents, maxKeepEvents)
+		}
+		c.Events.Keep = *keep
+	}
+	if raw.Events.ArchiveKeep != "" {
+		d, err := time.ParseDuration(raw.Events.ArchiveKeep)
+		if err != nil || d < 24*time.Hour {
+			return fmt.Errorf("archive_keep: %q: want a duration of at least 24h", raw.Events.ArchiveKeep)
+		}
+		c.Events.ArchiveKeep = d
+	}
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -34,19 +35,22 @@ type Deps struct {
 	DialSwitch DialSwitch
 	// ImageSource reads other coordinators' images; nil while there are none.
 	ImageSource ImageSource
-	Logger      *slog.Logger
 	// roster is one that is not kept when it is nil.
 	roster *roster
+	// FetchSegment reads other coordinators' archives; nil while there are none.
+	FetchSegment FetchSegment
+	Logger       *slog.Logger
 }
 
 // Coordinator is one coordinator of a rack.
 type Coordinator struct {
 	pending
 	Deps
-	config Config
-	hub    *hub
-	limits *limits
-	types  eventTypes
+	config  Config
+	hub     *hub
+	limits  *limits
+	types   eventTypes
+	archive *archive
 	// sessions holds this coordinator's right to drive jobs and do duties.
 	sessions  *sessions
 	committer *committer
@@ -61,6 +65,15 @@ type Coordinator struct {
 
 // New makes a coordinator; Handler, Drive and the others make it do something.
 func New(config Config, deps Deps) (*Coordinator, error) {
+	if config.Events.Keep == 0 {
+		config.Events.Keep = DefaultKeepEvents
+	}
+	if config.Events.ArchiveKeep == 0 {
+		config.Events.ArchiveKeep = DefaultArchiveKeep
+	}
+	if config.Events.segment == 0 {
+		config.Events.segment = segmentEvents
+	}
 	if config.Now == nil {
 		config.Now = time.Now
 	}
@@ -75,7 +88,10 @@ func New(config Config, deps Deps) (*Coordinator, error) {
 	for _, p := range permissions() {
 		table[p.procedure] = p
 	}
-	return &Coordinator{Deps: deps, config: config, hub: newHub(), limits: newLimits(), types: newEventTypes(), sessions: newSessions(), committer: newCommitter(), permissions: table, started: config.Now()}, nil
+	return &Coordinator{
+		Deps: deps, config: config, hub: newHub(), limits: newLimits(), types: newEventTypes(), sessions: newSessions(), committer: newCommitter(), permissions: table,
+		started: config.Now(), archive: &archive{dir: filepath.Join(config.Data, archiveFolder), members: presentNodes},
+	}, nil
 }
 
 // undeclaredEvent is logged when an event was stored that the table does not know: it is kept, and somebody has to add it there.

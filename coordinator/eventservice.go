@@ -21,25 +21,17 @@ func eventFilter(f *bloomeryv1.EventFilter, after int64, limit int) store.EventF
 	return out
 }
 
-func (c *Coordinator) events(ctx context.Context, f store.EventFilter) (events []*bloomeryv1.Event, err error) {
-	err = c.Store.View(ctx, func(s *store.Reader) (err error) {
-		events, err = s.Events(f)
-		return err
-	})
-	return events, err
-}
-
 // ListEvents implements bloomery.v1.EventService.
 func (c *Coordinator) ListEvents(ctx context.Context, r *connect.Request[bloomeryv1.ListEventsRequest]) (*connect.Response[bloomeryv1.ListEventsResponse], error) {
 	size, err := pageSize(r.Msg.GetPageSize(), maxPage)
 	if err != nil {
 		return nil, err
 	}
-	events, err := c.events(ctx, eventFilter(r.Msg.GetFilter(), r.Msg.GetAfter(), size+1))
+	events, next, err := c.readEvents(ctx, eventFilter(r.Msg.GetFilter(), r.Msg.GetAfter(), size+1))
 	if err != nil {
 		return nil, err
 	}
-	response := &bloomeryv1.ListEventsResponse{Events: events}
+	response := &bloomeryv1.ListEventsResponse{Events: events, NextAfter: next}
 	if len(events) > size {
 		response.Events = events[:size]
 		response.NextAfter = events[size-1].GetSequence()
@@ -53,7 +45,7 @@ func (c *Coordinator) WatchEvents(ctx context.Context, r *connect.Request[bloome
 	defer stop()
 	after := r.Msg.GetAfter()
 	for {
-		events, err := c.events(ctx, eventFilter(r.Msg.GetFilter(), after, watchBatch))
+		events, next, err := c.readEvents(ctx, eventFilter(r.Msg.GetFilter(), after, watchBatch))
 		if err != nil {
 			return err
 		}
@@ -63,7 +55,8 @@ func (c *Coordinator) WatchEvents(ctx context.Context, r *connect.Request[bloome
 			}
 			after = e.GetSequence()
 		}
-		if len(events) == watchBatch {
+		if next > 0 {
+			after = next
 			continue
 		}
 		select {
@@ -86,4 +79,13 @@ func (c *Coordinator) ListEventTypes(context.Context, *connect.Request[bloomeryv
 		response.Types = append(response.Types, message)
 	}
 	return connect.NewResponse(response), nil
+}
+
+// VerifyArchive implements bloomery.v1.EventService.
+func (c *Coordinator) VerifyArchive(ctx context.Context, _ *connect.Request[bloomeryv1.VerifyArchiveRequest]) (*connect.Response[bloomeryv1.VerifyArchiveResponse], error) {
+	state, err := c.verifyArchive(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&bloomeryv1.VerifyArchiveResponse{Node: c.config.Node, Segments: state.segments, Events: state.events, First: state.first, Last: state.last, Problems: state.problems}), nil
 }

@@ -63,6 +63,9 @@ func EventTypes() []EventType {
 			{"dropped_bytes", kindNumber, "size of data that was too large and is not here"}}},
 		{Type: "agent.phase", Severity: info, Description: "A phase of the agent's boot sequence ended.", Fields: []EventField{
 			{"phase", kindString, "name of the phase"}, {"ok", kindBool, "whether it succeeded"}, {"seconds", kindNumber, "how long it took"}}},
+		{Type: "archive.corrupt", Severity: failure, Description: "A file of a coordinator's event archive could not be read; it is made or fetched again.", Fields: []EventField{
+			{"node", kindString, "the coordinator"}, {"file", kindString, "the file's name"}, {"first", kindNumber, "its first event"}, {"last", kindNumber, "its last event"}}},
+		{Type: "archive.dropped", Severity: info, Description: "Archived events were dropped because of their age.", Fields: []EventField{{"last", kindNumber, "the last one that was dropped"}}},
 		{Type: "audit.call", Severity: info, Description: "A call that changes something was made: actor and source are who and from where.", Fields: []EventField{
 			{"procedure", kindString, "service and method"}, {"request", kindObject, "what was asked, without secrets"},
 			{"changes", kindList, "each with record, before and after: the fields that differ, without secrets"}, {"more_changes", kindNumber, "how many changes are not listed"}}},
@@ -112,6 +115,7 @@ func EventTypes() []EventType {
 		{Type: "rack.restored", Severity: security, Description: "The rack was restored from a backup; what happened after that was made is forgotten.", Fields: []EventField{
 			{"created", kindString, "when the backup was made, RFC 3339"}, {"node", kindString, "the coordinator that made it"},
 			{"version", kindString, "version of its program"}, {"running_jobs", kindNumber, "jobs that ran then"}}},
+		{Type: "security.archive_refused", Severity: security, Description: "A file of the event archive was asked for by somebody who is no coordinator.", Fields: refused},
 		{Type: "security.boot_refused", Severity: security, Description: "A boot file was asked for from an address that may have none.", Fields: boot(from)},
 		{Type: "security.call_refused", Severity: security, Description: "A call was made that the caller's certificate does not allow.", Fields: refused},
 		{Type: "security.certificate_refused", Severity: security, Description: "A certificate claimed a role that it was not issued for.", Fields: refused},

@@ -72,7 +72,7 @@ type rack struct {
 func (r *rack) setClock(ahead time.Duration) { r.skew.Store(int64(ahead)) }
 
 func testTiming() Timing {
-	return Timing{Boot: 5 * time.Second, Await: 10 * time.Second, Quiet: 700 * time.Millisecond, Lost: 20 * time.Second, Job: time.Minute, Tick: 20 * time.Millisecond, Lease: 600 * time.Millisecond, Images: 200 * time.Millisecond, Retry: 5 * time.Millisecond}
+	return Timing{Boot: 5 * time.Second, Await: 10 * time.Second, Quiet: 700 * time.Millisecond, Lost: 20 * time.Second, Job: time.Minute, Tick: 20 * time.Millisecond, Lease: 600 * time.Millisecond, Images: 200 * time.Millisecond, Archive: time.Hour, Retry: 5 * time.Millisecond}
 }
 
 func newRack(t *testing.T) *rack {
@@ -202,6 +202,7 @@ func (r *rack) start() {
 	r.wg.Go(func() { _ = r.c.Drive(ctx) })
 	r.wg.Go(func() { _ = keeper.run(ctx) })
 	r.wg.Go(func() { _ = r.c.DeliverWebhooks(ctx) })
+	r.wg.Go(func() { _ = r.c.Archive(ctx) })
 }
 
 // halt ends the coordinator's life.

@@ -96,6 +96,7 @@ func permissions() []permission {
 		{bloomeryv1connect.EventServiceListEventsProcedure, operator, everyone, 0},
 		{bloomeryv1connect.EventServiceWatchEventsProcedure, operator, everyone, 0},
 		{bloomeryv1connect.EventServiceListEventTypesProcedure, operator, everyone, 0},
+		{bloomeryv1connect.EventServiceVerifyArchiveProcedure, operator, everyone, 0},
 
 		{bloomeryv1connect.ImageServiceListImagesProcedure, operator, everyone, 0},
 		{bloomeryv1connect.ImageServiceGetImageProcedure, operator, everyone, 0},

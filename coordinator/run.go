@@ -23,9 +23,7 @@ import (
 )
 
 const (
-	// keepEvents bounds the record: dqlite holds it in memory, about 300 bytes an event.
-	keepEvents = 100_000
-	pruneEvery = 10 * time.Minute
+	pruneEvery = time.Minute
 	// keepNotes is how long the ids of transactions are kept; a retry takes seconds.
 	keepNotes = time.Hour
 )
@@ -158,6 +156,7 @@ func (c *Coordinator) serve(ctx context.Context) error {
 	part("images", func() error { return c.syncImages(ctx) })
 	part("jobs", func() error { return c.Drive(ctx) })
 	part("webhooks", func() error { return c.DeliverWebhooks(ctx) })
+	part("event archive", func() error { return c.Archive(ctx) })
 	part("pruning", func() error { return c.prune(ctx) })
 	c.Logger.Info("coordinator is up", "api", c.config.Listen.API)
 	if c.config.Ready != nil {
@@ -215,7 +214,13 @@ func (c *Coordinator) prune(ctx context.Context) error {
 			return nil
 		case <-time.After(pruneEvery):
 		}
-		err := c.Store.Update(ctx, func(tx *store.Tx) error { return tx.Prune(keepEvents, tx.Now().Add(-keepNotes)) })
+		var err error
+		for more := true; more && err == nil; {
+			err = c.Store.Update(ctx, func(tx *store.Tx) (err error) {
+				more, err = tx.PruneNotes(tx.Now().Add(-keepNotes))
+				return err
+			})
+		}
 		if err != nil && ctx.Err() == nil {
 			c.Logger.Error("prune the store", "error", err)
 		}

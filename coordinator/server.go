@@ -47,6 +47,7 @@ func (c *Coordinator) Handler() http.Handler {
 	mux.Handle(bloomeryv1connect.NewRackServiceHandler(c, options(maxMessage)...))
 	mux.Handle(bloomeryv1connect.NewNodeServiceHandler(c, options(maxMessage)...))
 	mux.Handle(bloomeryv1connect.NewImageServiceHandler(c, options(maxImageMessage)...))
+	mux.HandleFunc("GET "+archivePath, c.serveArchive)
 	mux.Handle("/images/", c.mayReadImages(images.Handler(c.Images, c.Logger)))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
 		if err := c.Healthy(r.Context()); err != nil {

@@ -166,6 +166,9 @@ func TestWebhookDeliversInOrder(t *testing.T) {
 	if answer.Msg.GetHttpStatus() != http.StatusNoContent || answer.Msg.GetError() != "" {
 		t.Errorf("test: %v", answer.Msg)
 	}
+	if tested := r.numbers("webhook.test"); len(tested) != 1 || !slices.Contains(to.got(), tested[0]) {
+		t.Errorf("the receiver got %v, the test was %v", to.got(), tested)
+	}
 	_, err = r.webhooks().RemoveWebhook(r.life, connect.NewRequest(&bloomeryv1.RemoveWebhookRequest{Name: "infosys"}))
 	must(t, err)
 	_, err = r.webhooks().TestWebhook(r.life, connect.NewRequest(&bloomeryv1.TestWebhookRequest{Name: "infosys"}))

@@ -81,7 +81,7 @@ func (c *Coordinator) ListWebhooks(ctx context.Context, _ *connect.Request[bloom
 func (c *Coordinator) TestWebhook(ctx context.Context, r *connect.Request[bloomeryv1.TestWebhookRequest]) (*connect.Response[bloomeryv1.TestWebhookResponse], error) {
 	var w *bloomeryv1.Webhook
 	var secret []byte
-	var e *bloomeryv1.Event
+	var before int64
 	err := c.update(ctx, func(ch *change) (err error) {
 		if w, err = ch.Webhook(clip(r.Msg.GetName())); err != nil {
 			return err
@@ -89,23 +89,23 @@ func (c *Coordinator) TestWebhook(ctx context.Context, r *connect.Request[bloome
 		if secret, err = ch.WebhookSecret(w.GetName()); err != nil {
 			return err
 		}
-		note := &bloomeryv1.Event{Type: "webhook.test", Message: fmt.Sprintf("webhook %s was tested by %s", w.GetName(), callerOf(ctx).Name)}
-		if err := ch.note(note, map[string]any{"webhook": w.GetName()}); err != nil {
+		if before, err = ch.NewestEvent(); err != nil {
 			return err
 		}
-		newest, err := ch.NewestEvent()
-		if err != nil {
-			return err
-		}
-		stored, err := ch.Events(store.EventFilter{After: newest - 1, Limit: 1})
-		if err == nil {
-			e = stored[0]
-		}
-		return err
+		return ch.note(&bloomeryv1.Event{Type: "webhook.test", Message: fmt.Sprintf("webhook %s was tested by %s", w.GetName(), callerOf(ctx).Name)}, map[string]any{"webhook": w.GetName()})
 	})
 	if err != nil {
 		return nil, err
 	}
+	// The store numbered it.
+	stored, err := c.events(ctx, store.EventFilter{After: before, TypePrefix: "webhook.test", Limit: 1})
+	if err != nil {
+		return nil, err
+	}
+	if len(stored) == 0 {
+		return nil, fmt.Errorf("the test's event is not stored after number %d", before)
+	}
+	e := stored[0]
 	body, err := encodeCloudEvent(c.rackName(), e)
 	if err != nil {
 		return nil, err

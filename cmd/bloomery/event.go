@@ -19,7 +19,7 @@ import (
 const eventTime = "2006-01-02T15:04:05.000Z"
 
 func newEventCommand(set *settings) *cobra.Command {
-	return group("event", "Read what happened in the rack", newEventList(set, nil), newEventWatch(set), newEventTypes(set))
+	return group("event", "Read what happened in the rack", newEventList(set, nil), newEventWatch(set), newEventTypes(set), newEventVerify(set))
 }
 
 // eventFlags are the filter of list and watch.
@@ -174,6 +174,42 @@ func newEventTypes(set *settings) *cobra.Command {
 					row(w, t.GetType(), enumWord("SEVERITY_", t.GetSeverity()), strings.Join(fields, ","), t.GetDescription())
 				}
 			})
+		},
+	}
+}
+
+func newEventVerify(set *settings) *cobra.Command {
+	return &cobra.Command{
+		Use:   "verify",
+		Short: "Read a coordinator's archive of events again and check its chain of checksums",
+		Long: `Read the archive of older events of the coordinator that answers again, compare each
+file with its checksum, and walk along the chain that links each file to all before
+it. A corrupt file is fetched again from another coordinator, and is named. To check
+every coordinator, name one server at a time in the configuration.`,
+		Example: `  bloomery event verify`,
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := set.connect()
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), verifyTimeout)
+			defer cancel()
+			answer, err := c.events.VerifyArchive(ctx, connect.NewRequest(&bloomeryv1.VerifyArchiveRequest{}))
+			if err != nil {
+				return err
+			}
+			m := answer.Msg
+			err = set.printMessage(cmd.OutOrStdout(), m, func(w io.Writer) {
+				fmt.Fprintf(w, "coordinator %s: %d events in %d files, numbers %d to %d\n", m.GetNode(), m.GetEvents(), m.GetSegments(), m.GetFirst(), m.GetLast())
+				for _, problem := range m.GetProblems() {
+					fmt.Fprintln(w, problem)
+				}
+			})
+			if n := len(m.GetProblems()); n > 0 {
+				return errors.Join(err, fmt.Errorf("the archive had %d problem(s)", n))
+			}
+			return err
 		},
 	}
 }

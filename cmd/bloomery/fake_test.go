@@ -236,6 +236,18 @@ func fakeEvent(sequence int64) *bloomeryv1.Event {
 	return &bloomeryv1.Event{Sequence: sequence, Time: timestamppb.New(time.Date(2026, 1, 31, 12, 0, int(sequence), 0, time.UTC)), Type: "power.on", Machine: "node1", Message: fmt.Sprintf("event %d", sequence)}
 }
 
+// VerifyArchive finds a problem the first time, which is mended then.
+func (f *fakeCoordinator) VerifyArchive(context.Context, *connect.Request[bloomeryv1.VerifyArchiveRequest]) (*connect.Response[bloomeryv1.VerifyArchiveResponse], error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.watches["archive"]++
+	answer := &bloomeryv1.VerifyArchiveResponse{Node: "c1", Segments: 2, Events: 10000, First: 1, Last: 10000}
+	if f.watches["archive"] == 1 {
+		answer.Problems = []string{"event archive file x is corrupt"}
+	}
+	return connect.NewResponse(answer), nil
+}
+
 func (f *fakeCoordinator) ListEventTypes(context.Context, *connect.Request[bloomeryv1.ListEventTypesRequest]) (*connect.Response[bloomeryv1.ListEventTypesResponse], error) {
 	return connect.NewResponse(&bloomeryv1.ListEventTypesResponse{Types: []*bloomeryv1.EventType{{
 		Type: "power.on", Severity: bloomeryv1.Severity_SEVERITY_INFO, Description: "A machine was switched on.",

@@ -2,7 +2,6 @@ package store
 
 import (
 	"database/sql"
-	"errors"
 	"fmt"
 	"time"
 
@@ -17,9 +16,9 @@ import (
 type EventFilter struct {
 	Machine, JobID, TypePrefix string
 	Since                      time.Time
-	// After is a sequence number: only events above it.
-	After int64
-	Limit int
+	// After is a sequence number: only events above it. UpTo, unless 0, is the last one.
+	After, UpTo int64
+	Limit       int
 }
 
 // KeyedEvent is an event with the key that keeps it from being stored twice; an empty one keeps nothing.
@@ -59,8 +58,8 @@ SELECT `+columns(7)+`, CAST(value->>7 AS BLOB), value->>8, value->>9, value->>10
 // Events reads events in the order in which they were stored.
 func (r *Reader) Events(f EventFilter) ([]*bloomeryv1.Event, error) {
 	rows, err := r.q.QueryContext(r.ctx, `SELECT sequence, time, type, severity, machine, job_id, step_id, message, data, actor, source FROM events
-WHERE sequence > ? AND (? = '' OR machine = ?) AND (? = '' OR job_id = ?) AND (? = '' OR substr(type, 1, ?) = ?) AND time >= ? ORDER BY sequence LIMIT ?`,
-		f.After, f.Machine, f.Machine, f.JobID, f.JobID, f.TypePrefix, len(f.TypePrefix), f.TypePrefix, nanos(f.Since), f.Limit)
+WHERE sequence > ? AND (? = 0 OR sequence <= ?) AND (? = '' OR machine = ?) AND (? = '' OR job_id = ?) AND (? = '' OR substr(type, 1, ?) = ?) AND time >= ? ORDER BY sequence LIMIT ?`,
+		f.After, f.UpTo, f.UpTo, f.Machine, f.Machine, f.JobID, f.JobID, f.TypePrefix, len(f.TypePrefix), f.TypePrefix, nanos(f.Since), f.Limit)
 	if err != nil {
 		return nil, fmt.Errorf("read events: %w", err)
 	}
@@ -82,12 +81,39 @@ WHERE sequence > ? AND (? = '' OR machine = ?) AND (? = '' OR job_id = ?) AND (?
 	})
 }
 
-// Prune drops what is older than the newest keep events, and the notes that make calls idempotent once nobody can repeat them.
-func (t *Tx) Prune(keep int64, notesBefore time.Time) error {
-	return errors.Join(
-		t.exec("DELETE FROM events WHERE sequence <= (SELECT COALESCE(MAX(sequence), 0) FROM events) - ?", keep),
-		t.exec("DELETE FROM operations WHERE created < ?", nanos(notesBefore)),
-		t.exec("DELETE FROM reports WHERE updated < ?", nanos(notesBefore.Add(-7*24*time.Hour))),
-		t.exec("DELETE FROM requests WHERE created < ?", nanos(notesBefore.Add(-7*24*time.Hour))),
-	)
+// pruneBatch is how many rows one transaction deletes at most: each may touch a page of 4 KiB in each of its table's indexes, and dqlite fails
+// above about 1 MB.
+const pruneBatch = 64
+
+// DeleteEvents deletes the oldest events up to a sequence number, some at a time, and says whether there may be more.
+func (t *Tx) DeleteEvents(upTo int64) (more bool, err error) {
+	return t.deleteSome("DELETE FROM events WHERE sequence IN (SELECT sequence FROM events WHERE sequence <= ? ORDER BY sequence LIMIT ?)", upTo)
+}
+
+// PruneNotes drops the notes that make calls idempotent once nobody can repeat them, some at a time, and says whether there may be more.
+func (t *Tx) PruneNotes(before time.Time) (more bool, err error) {
+	for _, d := range []struct {
+		query string
+		limit time.Time
+	}{
+		{"DELETE FROM operations WHERE rowid IN (SELECT rowid FROM operations WHERE created < ? ORDER BY rowid LIMIT ?)", before},
+		{"DELETE FROM reports WHERE rowid IN (SELECT rowid FROM reports WHERE updated < ? LIMIT ?)", before.Add(-7 * 24 * time.Hour)},
+		{"DELETE FROM requests WHERE rowid IN (SELECT rowid FROM requests WHERE created < ? LIMIT ?)", before.Add(-7 * 24 * time.Hour)},
+	} {
+		again, err := t.deleteSome(d.query, nanos(d.limit))
+		if err != nil {
+			return false, fmt.Errorf("prune notes: %w", err)
+		}
+		more = more || again
+	}
+	return more, nil
+}
+
+func (t *Tx) deleteSome(query string, limit int64) (more bool, err error) {
+	result, err := t.tx.ExecContext(t.ctx, query, limit, pruneBatch)
+	if err != nil {
+		return false, err
+	}
+	n, err := result.RowsAffected()
+	return n >= pruneBatch, err
 }

@@ -564,7 +564,7 @@ func (x *ListEventsRequest) GetPageSize() int32 {
 type ListEventsResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Events []*Event               `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
-	// Give as after for the next page; 0 when there is none.
+	// Give as after for the next page, which may be there even if this one is not full; 0 when there is none.
 	NextAfter     int64 `protobuf:"varint,2,opt,name=next_after,json=nextAfter,proto3" json:"next_after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -710,6 +710,129 @@ func (x *WatchEventsResponse) GetEvent() *Event {
 	return nil
 }
 
+type VerifyArchiveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyArchiveRequest) Reset() {
+	*x = VerifyArchiveRequest{}
+	mi := &file_bloomery_v1_event_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyArchiveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyArchiveRequest) ProtoMessage() {}
+
+func (x *VerifyArchiveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_event_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyArchiveRequest.ProtoReflect.Descriptor instead.
+func (*VerifyArchiveRequest) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_event_proto_rawDescGZIP(), []int{10}
+}
+
+type VerifyArchiveResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the coordinator that answered.
+	Node     string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Segments int64  `protobuf:"varint,2,opt,name=segments,proto3" json:"segments,omitempty"`
+	Events   int64  `protobuf:"varint,3,opt,name=events,proto3" json:"events,omitempty"`
+	// Sequence numbers of the first and the last event that was verified.
+	First int64 `protobuf:"varint,4,opt,name=first,proto3" json:"first,omitempty"`
+	Last  int64 `protobuf:"varint,5,opt,name=last,proto3" json:"last,omitempty"`
+	// What was wrong; empty when all is well.
+	Problems      []string `protobuf:"bytes,6,rep,name=problems,proto3" json:"problems,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyArchiveResponse) Reset() {
+	*x = VerifyArchiveResponse{}
+	mi := &file_bloomery_v1_event_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyArchiveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyArchiveResponse) ProtoMessage() {}
+
+func (x *VerifyArchiveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_event_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyArchiveResponse.ProtoReflect.Descriptor instead.
+func (*VerifyArchiveResponse) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_event_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *VerifyArchiveResponse) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *VerifyArchiveResponse) GetSegments() int64 {
+	if x != nil {
+		return x.Segments
+	}
+	return 0
+}
+
+func (x *VerifyArchiveResponse) GetEvents() int64 {
+	if x != nil {
+		return x.Events
+	}
+	return 0
+}
+
+func (x *VerifyArchiveResponse) GetFirst() int64 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *VerifyArchiveResponse) GetLast() int64 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+func (x *VerifyArchiveResponse) GetProblems() []string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
 var File_bloomery_v1_event_proto protoreflect.FileDescriptor
 
 const file_bloomery_v1_event_proto_rawDesc = "" +
@@ -760,18 +883,27 @@ const file_bloomery_v1_event_proto_rawDesc = "" +
 	"\x06filter\x18\x01 \x01(\v2\x18.bloomery.v1.EventFilterR\x06filter\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\x03R\x05after\"?\n" +
 	"\x13WatchEventsResponse\x12(\n" +
-	"\x05event\x18\x01 \x01(\v2\x12.bloomery.v1.EventR\x05event*x\n" +
+	"\x05event\x18\x01 \x01(\v2\x12.bloomery.v1.EventR\x05event\"\x16\n" +
+	"\x14VerifyArchiveRequest\"\xa5\x01\n" +
+	"\x15VerifyArchiveResponse\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
+	"\bsegments\x18\x02 \x01(\x03R\bsegments\x12\x16\n" +
+	"\x06events\x18\x03 \x01(\x03R\x06events\x12\x14\n" +
+	"\x05first\x18\x04 \x01(\x03R\x05first\x12\x12\n" +
+	"\x04last\x18\x05 \x01(\x03R\x04last\x12\x1a\n" +
+	"\bproblems\x18\x06 \x03(\tR\bproblems*x\n" +
 	"\bSeverity\x12\x18\n" +
 	"\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSEVERITY_INFO\x10\x01\x12\x14\n" +
 	"\x10SEVERITY_WARNING\x10\x02\x12\x12\n" +
 	"\x0eSEVERITY_ERROR\x10\x03\x12\x15\n" +
-	"\x11SEVERITY_SECURITY\x10\x042\x8c\x02\n" +
+	"\x11SEVERITY_SECURITY\x10\x042\xe4\x02\n" +
 	"\fEventService\x12M\n" +
 	"\n" +
 	"ListEvents\x12\x1e.bloomery.v1.ListEventsRequest\x1a\x1f.bloomery.v1.ListEventsResponse\x12R\n" +
 	"\vWatchEvents\x12\x1f.bloomery.v1.WatchEventsRequest\x1a .bloomery.v1.WatchEventsResponse0\x01\x12Y\n" +
-	"\x0eListEventTypes\x12\".bloomery.v1.ListEventTypesRequest\x1a#.bloomery.v1.ListEventTypesResponseB%Z#bloomery/api/bloomery/v1;bloomeryv1b\x06proto3"
+	"\x0eListEventTypes\x12\".bloomery.v1.ListEventTypesRequest\x1a#.bloomery.v1.ListEventTypesResponse\x12V\n" +
+	"\rVerifyArchive\x12!.bloomery.v1.VerifyArchiveRequest\x1a\".bloomery.v1.VerifyArchiveResponseB%Z#bloomery/api/bloomery/v1;bloomeryv1b\x06proto3"
 
 var (
 	file_bloomery_v1_event_proto_rawDescOnce sync.Once
@@ -786,7 +918,7 @@ func file_bloomery_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_bloomery_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_bloomery_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_bloomery_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_bloomery_v1_event_proto_goTypes = []any{
 	(Severity)(0),                  // 0: bloomery.v1.Severity
 	(*EventType)(nil),              // 1: bloomery.v1.EventType
@@ -799,17 +931,19 @@ var file_bloomery_v1_event_proto_goTypes = []any{
 	(*ListEventsResponse)(nil),     // 8: bloomery.v1.ListEventsResponse
 	(*WatchEventsRequest)(nil),     // 9: bloomery.v1.WatchEventsRequest
 	(*WatchEventsResponse)(nil),    // 10: bloomery.v1.WatchEventsResponse
-	(*timestamppb.Timestamp)(nil),  // 11: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),        // 12: google.protobuf.Struct
+	(*VerifyArchiveRequest)(nil),   // 11: bloomery.v1.VerifyArchiveRequest
+	(*VerifyArchiveResponse)(nil),  // 12: bloomery.v1.VerifyArchiveResponse
+	(*timestamppb.Timestamp)(nil),  // 13: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),        // 14: google.protobuf.Struct
 }
 var file_bloomery_v1_event_proto_depIdxs = []int32{
 	0,  // 0: bloomery.v1.EventType.severity:type_name -> bloomery.v1.Severity
 	2,  // 1: bloomery.v1.EventType.fields:type_name -> bloomery.v1.EventField
 	1,  // 2: bloomery.v1.ListEventTypesResponse.types:type_name -> bloomery.v1.EventType
-	11, // 3: bloomery.v1.Event.time:type_name -> google.protobuf.Timestamp
+	13, // 3: bloomery.v1.Event.time:type_name -> google.protobuf.Timestamp
 	0,  // 4: bloomery.v1.Event.severity:type_name -> bloomery.v1.Severity
-	12, // 5: bloomery.v1.Event.data:type_name -> google.protobuf.Struct
-	11, // 6: bloomery.v1.EventFilter.since:type_name -> google.protobuf.Timestamp
+	14, // 5: bloomery.v1.Event.data:type_name -> google.protobuf.Struct
+	13, // 6: bloomery.v1.EventFilter.since:type_name -> google.protobuf.Timestamp
 	6,  // 7: bloomery.v1.ListEventsRequest.filter:type_name -> bloomery.v1.EventFilter
 	5,  // 8: bloomery.v1.ListEventsResponse.events:type_name -> bloomery.v1.Event
 	6,  // 9: bloomery.v1.WatchEventsRequest.filter:type_name -> bloomery.v1.EventFilter
@@ -817,11 +951,13 @@ var file_bloomery_v1_event_proto_depIdxs = []int32{
 	7,  // 11: bloomery.v1.EventService.ListEvents:input_type -> bloomery.v1.ListEventsRequest
 	9,  // 12: bloomery.v1.EventService.WatchEvents:input_type -> bloomery.v1.WatchEventsRequest
 	3,  // 13: bloomery.v1.EventService.ListEventTypes:input_type -> bloomery.v1.ListEventTypesRequest
-	8,  // 14: bloomery.v1.EventService.ListEvents:output_type -> bloomery.v1.ListEventsResponse
-	10, // 15: bloomery.v1.EventService.WatchEvents:output_type -> bloomery.v1.WatchEventsResponse
-	4,  // 16: bloomery.v1.EventService.ListEventTypes:output_type -> bloomery.v1.ListEventTypesResponse
-	14, // [14:17] is the sub-list for method output_type
-	11, // [11:14] is the sub-list for method input_type
+	11, // 14: bloomery.v1.EventService.VerifyArchive:input_type -> bloomery.v1.VerifyArchiveRequest
+	8,  // 15: bloomery.v1.EventService.ListEvents:output_type -> bloomery.v1.ListEventsResponse
+	10, // 16: bloomery.v1.EventService.WatchEvents:output_type -> bloomery.v1.WatchEventsResponse
+	4,  // 17: bloomery.v1.EventService.ListEventTypes:output_type -> bloomery.v1.ListEventTypesResponse
+	12, // 18: bloomery.v1.EventService.VerifyArchive:output_type -> bloomery.v1.VerifyArchiveResponse
+	15, // [15:19] is the sub-list for method output_type
+	11, // [11:15] is the sub-list for method input_type
 	11, // [11:11] is the sub-list for extension type_name
 	11, // [11:11] is the sub-list for extension extendee
 	0,  // [0:11] is the sub-list for field type_name
@@ -838,7 +974,7 @@ func file_bloomery_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bloomery_v1_event_proto_rawDesc), len(file_bloomery_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

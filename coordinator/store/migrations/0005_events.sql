@@ -20,9 +20,12 @@ CREATE TABLE dead_letters (
 CREATE TABLE archive_segments (
   first INTEGER PRIMARY KEY,
   last INTEGER NOT NULL,
+  events INTEGER NOT NULL,
   sha256 BLOB NOT NULL,
   chain BLOB NOT NULL,
-  created INTEGER NOT NULL
+  newest INTEGER NOT NULL,
+  created INTEGER NOT NULL,
+  dropped INTEGER NOT NULL
 );
 CREATE TABLE archive_copies (
   first INTEGER NOT NULL,

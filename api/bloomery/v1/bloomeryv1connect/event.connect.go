@@ -41,6 +41,9 @@ const (
 	// EventServiceListEventTypesProcedure is the fully-qualified name of the EventService's
 	// ListEventTypes RPC.
 	EventServiceListEventTypesProcedure = "/bloomery.v1.EventService/ListEventTypes"
+	// EventServiceVerifyArchiveProcedure is the fully-qualified name of the EventService's
+	// VerifyArchive RPC.
+	EventServiceVerifyArchiveProcedure = "/bloomery.v1.EventService/VerifyArchive"
 )
 
 // EventServiceClient is a client for the bloomery.v1.EventService service.
@@ -51,6 +54,9 @@ type EventServiceClient interface {
 	WatchEvents(context.Context, *connect.Request[v1.WatchEventsRequest]) (*connect.ServerStreamForClient[v1.WatchEventsResponse], error)
 	// ListEventTypes returns every type of event with its data's fields.
 	ListEventTypes(context.Context, *connect.Request[v1.ListEventTypesRequest]) (*connect.Response[v1.ListEventTypesResponse], error)
+	// VerifyArchive reads all archived events of the coordinator that answers again, and walks along their chain of checksums. What is corrupt is
+	// fetched again from another coordinator.
+	VerifyArchive(context.Context, *connect.Request[v1.VerifyArchiveRequest]) (*connect.Response[v1.VerifyArchiveResponse], error)
 }
 
 // NewEventServiceClient constructs a client for the bloomery.v1.EventService service. By default,
@@ -82,6 +88,12 @@ func NewEventServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(eventServiceMethods.ByName("ListEventTypes")),
 			connect.WithClientOptions(opts...),
 		),
+		verifyArchive: connect.NewClient[v1.VerifyArchiveRequest, v1.VerifyArchiveResponse](
+			httpClient,
+			baseURL+EventServiceVerifyArchiveProcedure,
+			connect.WithSchema(eventServiceMethods.ByName("VerifyArchive")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -90,6 +102,7 @@ type eventServiceClient struct {
 	listEvents     *connect.Client[v1.ListEventsRequest, v1.ListEventsResponse]
 	watchEvents    *connect.Client[v1.WatchEventsRequest, v1.WatchEventsResponse]
 	listEventTypes *connect.Client[v1.ListEventTypesRequest, v1.ListEventTypesResponse]
+	verifyArchive  *connect.Client[v1.VerifyArchiveRequest, v1.VerifyArchiveResponse]
 }
 
 // ListEvents calls bloomery.v1.EventService.ListEvents.
@@ -107,6 +120,11 @@ func (c *eventServiceClient) ListEventTypes(ctx context.Context, req *connect.Re
 	return c.listEventTypes.CallUnary(ctx, req)
 }
 
+// VerifyArchive calls bloomery.v1.EventService.VerifyArchive.
+func (c *eventServiceClient) VerifyArchive(ctx context.Context, req *connect.Request[v1.VerifyArchiveRequest]) (*connect.Response[v1.VerifyArchiveResponse], error) {
+	return c.verifyArchive.CallUnary(ctx, req)
+}
+
 // EventServiceHandler is an implementation of the bloomery.v1.EventService service.
 type EventServiceHandler interface {
 	// ListEvents returns events in the order in which they were stored.
@@ -115,6 +133,9 @@ type EventServiceHandler interface {
 	WatchEvents(context.Context, *connect.Request[v1.WatchEventsRequest], *connect.ServerStream[v1.WatchEventsResponse]) error
 	// ListEventTypes returns every type of event with its data's fields.
 	ListEventTypes(context.Context, *connect.Request[v1.ListEventTypesRequest]) (*connect.Response[v1.ListEventTypesResponse], error)
+	// VerifyArchive reads all archived events of the coordinator that answers again, and walks along their chain of checksums. What is corrupt is
+	// fetched again from another coordinator.
+	VerifyArchive(context.Context, *connect.Request[v1.VerifyArchiveRequest]) (*connect.Response[v1.VerifyArchiveResponse], error)
 }
 
 // NewEventServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -142,6 +163,12 @@ func NewEventServiceHandler(svc EventServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(eventServiceMethods.ByName("ListEventTypes")),
 		connect.WithHandlerOptions(opts...),
 	)
+	eventServiceVerifyArchiveHandler := connect.NewUnaryHandler(
+		EventServiceVerifyArchiveProcedure,
+		svc.VerifyArchive,
+		connect.WithSchema(eventServiceMethods.ByName("VerifyArchive")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/bloomery.v1.EventService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case EventServiceListEventsProcedure:
@@ -150,6 +177,8 @@ func NewEventServiceHandler(svc EventServiceHandler, opts ...connect.HandlerOpti
 			eventServiceWatchEventsHandler.ServeHTTP(w, r)
 		case EventServiceListEventTypesProcedure:
 			eventServiceListEventTypesHandler.ServeHTTP(w, r)
+		case EventServiceVerifyArchiveProcedure:
+			eventServiceVerifyArchiveHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -169,4 +198,8 @@ func (UnimplementedEventServiceHandler) WatchEvents(context.Context, *connect.Re
 
 func (UnimplementedEventServiceHandler) ListEventTypes(context.Context, *connect.Request[v1.ListEventTypesRequest]) (*connect.Response[v1.ListEventTypesResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.EventService.ListEventTypes is not implemented"))
+}
+
+func (UnimplementedEventServiceHandler) VerifyArchive(context.Context, *connect.Request[v1.VerifyArchiveRequest]) (*connect.Response[v1.VerifyArchiveResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.EventService.VerifyArchive is not implemented"))
 }
