@@ -171,6 +171,7 @@ func (c *Coordinator) Report(ctx context.Context, r *connect.Request[bloomeryv1.
 	if err := checkReports(r.Msg); err != nil {
 		return nil, err
 	}
+	c.metrics.batch.Observe(float64(len(r.Msg.GetReports())))
 	var acknowledged int64
 	for _, batch := range batches(r.Msg.GetReports()) {
 		call := &reportCall{who: who, bootID: r.Msg.GetBootId(), reports: batch}

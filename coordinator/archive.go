@@ -41,8 +41,8 @@ type Events struct {
 	Keep int64
 	// ArchiveKeep is how long the archive keeps them.
 	ArchiveKeep time.Duration
-	// segment is how many events a file holds.
-	segment int64
+	// Segment is how many events a file holds; 0 means 5,000. No configuration file sets it, and it may differ from what earlier files hold.
+	Segment int64
 }
 
 // FetchSegment opens a file of another coordinator's archive.
@@ -155,12 +155,12 @@ func (c *Coordinator) exportSegment(ctx context.Context) (more bool, err error) 
 		} else if first, err = r.OldestEvent(); err != nil {
 			return err
 		}
-		end := first + c.config.Events.segment - 1
+		end := first + c.config.Events.Segment - 1
 		if first == 0 || end > newest-c.config.Events.Keep {
 			return nil
 		}
 		s = &store.Segment{First: first, Last: end, Chain: before}
-		events, err = r.Events(store.EventFilter{After: first - 1, UpTo: end, Limit: int(c.config.Events.segment)})
+		events, err = r.Events(store.EventFilter{After: first - 1, UpTo: end, Limit: int(c.config.Events.Segment)})
 		return err
 	})
 	if err != nil || s == nil {
@@ -250,7 +250,7 @@ func (c *Coordinator) segmentFromDatabase(ctx context.Context, s *store.Segment)
 func (c *Coordinator) segmentFromOthers(ctx context.Context, s *store.Segment) ([]byte, error) {
 	failed := []error{fmt.Errorf("no other coordinator has the events %d to %d", s.First, s.Last)}
 	for _, node := range s.Copies {
-		if node == c.config.Node || c.FetchSegment == nil {
+		if node == c.config.Node {
 			continue
 		}
 		lines, err := c.fetchSegment(ctx, node, s)
@@ -271,6 +271,41 @@ func (c *Coordinator) fetchSegment(ctx context.Context, node string, s *store.Se
 	}
 	defer func() { err = errors.Join(err, body.Close()) }()
 	return unpackSegment(io.LimitReader(body, maxSegmentBytes), s)
+}
+
+// fetchFromPeer is FetchSegment over the other coordinator's API.
+func (c *Coordinator) fetchFromPeer(ctx context.Context, node, file string) (io.ReadCloser, error) {
+	others := c.others()
+	i := slices.IndexFunc(others, func(n store.Node) bool { return n.Name == node })
+	if i < 0 {
+		return nil, errors.New("it is not in the rack")
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+node+archivePath+file, nil)
+	if err != nil {
+		return nil, err
+	}
+	client := c.peerClient(others[i])
+	response, err := client.Do(request)
+	if err != nil {
+		client.CloseIdleConnections()
+		return nil, err
+	}
+	if response.StatusCode != http.StatusOK {
+		return nil, errors.Join(fmt.Errorf("it answered %s", response.Status), response.Body.Close())
+	}
+	return peerBody{response.Body, client}, nil
+}
+
+// peerBody gives the connection up when it was read.
+type peerBody struct {
+	io.ReadCloser
+	client *http.Client
+}
+
+func (b peerBody) Close() error {
+	err := b.ReadCloser.Close()
+	b.client.CloseIdleConnections()
+	return err
 }
 
 // serveArchive gives other coordinators the files of this one's archive.

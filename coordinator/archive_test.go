@@ -49,7 +49,7 @@ func newArchivists(t *testing.T, names ...string) *archivists {
 	must(t, err)
 	a := &archivists{t: t, db: db, nodes: map[string]*Coordinator{}, cut: map[string]bool{}}
 	for _, name := range names {
-		c, err := New(Config{Node: name, Data: filepath.Join(dir, name), Timing: testTiming(), Events: Events{Keep: 10, segment: 20}}, Deps{Store: db, Authority: authority, Logger: testLogger(t), FetchSegment: a.fetch})
+		c, err := New(Config{Node: name, Data: filepath.Join(dir, name), Timing: testTiming(), Events: Events{Keep: 10, Segment: 20}}, Deps{Store: db, Authority: authority, Logger: testLogger(t), FetchSegment: a.fetch})
 		must(t, err)
 		a.nodes[name] = c
 	}
@@ -302,7 +302,7 @@ func TestOldSegmentsAreDropped(t *testing.T) {
 func TestWatchGoesOnThroughTheArchive(t *testing.T) {
 	r := newRack(t)
 	r.halt()
-	r.config.Events = Events{Keep: 10, segment: 20}
+	r.config.Events = Events{Keep: 10, Segment: 20}
 	r.config.Timing.Archive = 20 * time.Millisecond
 	r.start()
 	r.happen(100)

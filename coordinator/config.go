@@ -67,6 +67,8 @@ type Listen struct {
 	Boot      string   `yaml:"boot"`
 	TFTP      string   `yaml:"tftp"`
 	PhoneHome []string `yaml:"phone_home"`
+	// Metrics is where /metrics is served in plain HTTP, to whoever can reach it.
+	Metrics string `yaml:"metrics"`
 }
 
 // Provisioning is the network on which machines boot the agent.
@@ -224,7 +226,7 @@ func ParseConfig(data []byte) (Config, error) {
 			return Config{}, fmt.Errorf("listen.api: %w", err)
 		}
 	}
-	for _, a := range append([]string{c.Listen.Boot, c.Listen.TFTP}, c.Listen.PhoneHome...) {
+	for _, a := range append([]string{c.Listen.Boot, c.Listen.TFTP, c.Listen.Metrics}, c.Listen.PhoneHome...) {
 		if a == "" {
 			continue
 		}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/types/known/structpb"
@@ -17,6 +18,7 @@ import (
 	"bloomery/firmware/bmc"
 	"bloomery/images"
 	"bloomery/internal/pki"
+	"bloomery/netboot"
 	"bloomery/network/switchport"
 )
 
@@ -37,7 +39,7 @@ type Deps struct {
 	ImageSource ImageSource
 	// roster is one that is not kept when it is nil.
 	roster *roster
-	// FetchSegment reads other coordinators' archives; nil while there are none.
+	// FetchSegment reads other coordinators' archives; nil asks their APIs.
 	FetchSegment FetchSegment
 	Logger       *slog.Logger
 }
@@ -51,6 +53,9 @@ type Coordinator struct {
 	limits  *limits
 	types   eventTypes
 	archive *archive
+	metrics *metrics
+	// boot is this coordinator's boot servers, for their counters; nil while there are none.
+	boot atomic.Pointer[netboot.Server]
 	// sessions holds this coordinator's right to drive jobs and do duties.
 	sessions  *sessions
 	committer *committer
@@ -71,8 +76,8 @@ func New(config Config, deps Deps) (*Coordinator, error) {
 	if config.Events.ArchiveKeep == 0 {
 		config.Events.ArchiveKeep = DefaultArchiveKeep
 	}
-	if config.Events.segment == 0 {
-		config.Events.segment = segmentEvents
+	if config.Events.Segment == 0 {
+		config.Events.Segment = segmentEvents
 	}
 	if config.Now == nil {
 		config.Now = time.Now
@@ -88,10 +93,20 @@ func New(config Config, deps Deps) (*Coordinator, error) {
 	for _, p := range permissions() {
 		table[p.procedure] = p
 	}
-	return &Coordinator{
-		Deps: deps, config: config, hub: newHub(), limits: newLimits(), types: newEventTypes(), sessions: newSessions(), committer: newCommitter(), permissions: table,
-		started: config.Now(), archive: &archive{dir: filepath.Join(config.Data, archiveFolder), members: presentNodes},
-	}, nil
+	c := &Coordinator{
+		Deps: deps, config: config, hub: newHub(), limits: newLimits(), types: newEventTypes(), metrics: newMetrics(Version()), sessions: newSessions(), committer: newCommitter(),
+		permissions: table, started: config.Now(), archive: &archive{dir: filepath.Join(config.Data, archiveFolder), members: presentNodes},
+	}
+	if c.FetchSegment == nil {
+		c.FetchSegment = c.fetchFromPeer
+	}
+	if err := c.metrics.registry.Register(newCollector(c)); err != nil {
+		return nil, fmt.Errorf("register the metrics: %w", err)
+	}
+	if c.Store != nil {
+		c.Store.Observe(c.metrics.storeCall)
+	}
+	return c, nil
 }
 
 // undeclaredEvent is logged when an event was stored that the table does not know: it is kept, and somebody has to add it there.
@@ -145,6 +160,7 @@ func (c *Coordinator) update(ctx context.Context, f func(*change) error) error {
 		if err := c.types.undeclared(e.Event); err != nil {
 			c.Logger.Error(undeclaredEvent, "error", err)
 		}
+		c.metrics.stored(e.Event)
 		c.Logger.Log(ctx, level, e.GetMessage(), "event", e.GetType(), "machine", e.GetMachine(), "job", e.GetJobId(), "step", e.GetStepId())
 	}
 	c.hub.notify(done.topics)

@@ -107,6 +107,7 @@ func (c *Coordinator) mayBoot(ctx context.Context, from netip.Addr) (machine str
 
 // observe records what the boot servers did: what was served, and whom they refused.
 func (c *Coordinator) observe(ctx context.Context, e netboot.Event) {
+	c.metrics.booted(e)
 	event := &bloomeryv1.Event{Machine: e.Machine}
 	data := map[string]any{"server": e.Server, "reason": e.Reason}
 	switch {

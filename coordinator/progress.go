@@ -79,8 +79,12 @@ func finishStep(ch *change, j *store.Job, key string) error {
 	s := j.Current()
 	s.Status, s.FinishedAt = bloomeryv1.StepStatus_STEP_STATUS_DONE, timestamppb.New(ch.Now())
 	j.StepIndex++
+	data := map[string]any{"step": stepName(s), "seconds": s.GetFinishedAt().AsTime().Sub(s.GetStartedAt().AsTime()).Seconds()}
+	if s.GetWriteImage() != nil {
+		data["written_bytes"] = s.GetResult().GetFields()["bytes"].GetNumberValue()
+	}
 	if err := ch.noteKeyed(&bloomeryv1.Event{Type: "step.done", Machine: j.GetMachine(), JobId: j.GetId(), StepId: s.GetId(), Message: "step " + stepName(s) + " done"},
-		map[string]any{"step": stepName(s), "seconds": s.GetFinishedAt().AsTime().Sub(s.GetStartedAt().AsTime()).Seconds()}, key); err != nil {
+		data, key); err != nil {
 		return err
 	}
 	return ch.saveJob(j)

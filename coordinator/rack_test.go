@@ -53,6 +53,9 @@ type rack struct {
 	// ran counts the steps that agents finished, by kind.
 	ran map[string]int
 
+	// logTo, unless nil, gets all that the coordinator logs, as JSON.
+	logTo io.Writer
+
 	// What a coordinator's life has.
 	c        *Coordinator
 	db       *store.Store
@@ -173,6 +176,9 @@ func (r *rack) start() {
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
 	log := testLogger(r.t)
+	if r.logTo != nil {
+		log = slog.New(slog.NewJSONHandler(r.logTo, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
 	var err error
 	r.db, err = store.Open(ctx, store.Options{Dir: filepath.Join(r.dir, "dqlite"), SecretFile: filepath.Join(r.dir, "secret.key"), Logger: log})
 	must(r.t, err)

@@ -120,13 +120,20 @@ func (c *Coordinator) serve(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, closeAll(api))
 	}
+	var metrics []net.Listener
+	if c.config.Listen.Metrics != "" {
+		if metrics, err = listenAll(ctx, []string{c.config.Listen.Metrics}); err != nil {
+			return errors.Join(err, closeAll(api), closeAll(phoneHome))
+		}
+	}
 	var boot *netboot.Server
 	if c.config.Provisioning != nil {
 		boot, err = netboot.Listen(ctx, c.netbootConfig(ctx))
 		if err != nil {
-			return errors.Join(fmt.Errorf("start the boot servers: %w", err), closeAll(api), closeAll(phoneHome))
+			return errors.Join(fmt.Errorf("start the boot servers: %w", err), closeAll(api), closeAll(phoneHome), closeAll(metrics))
 		}
 	}
+	c.boot.Store(boot)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -145,6 +152,9 @@ func (c *Coordinator) serve(ctx context.Context) error {
 	part("API", func() error { return serve(ctx, server(c.Handler(), c.Authority.ServerTLS(), c.Logger), api) })
 	if len(phoneHome) > 0 {
 		part("phone-home", func() error { return serve(ctx, phoneHomeServer(c.PhoneHome(), c.Logger), phoneHome) })
+	}
+	if len(metrics) > 0 {
+		part("metrics", func() error { return serve(ctx, phoneHomeServer(c.plainMetrics(), c.Logger), metrics) })
 	}
 	if boot != nil {
 		part("netboot", func() error { return boot.Serve(ctx) })
@@ -225,12 +235,4 @@ func (c *Coordinator) prune(ctx context.Context) error {
 			c.Logger.Error("prune the store", "error", err)
 		}
 	}
-}
-
-// Healthy says whether the store answers.
-func (c *Coordinator) Healthy(ctx context.Context) error {
-	return c.Store.View(ctx, func(r *store.Reader) error {
-		_, err := r.Sessions()
-		return err
-	})
 }

@@ -32,10 +32,10 @@ const (
 	maxImageMessage = images.MaxManifestSize + 1<<20
 )
 
-// Handler is everything that the API listeners serve: the RPC services, /images/ and /healthz.
+// Handler is everything that the API listeners serve: the RPC services, /images/, /archive/, /metrics, /healthz and /readyz.
 func (c *Coordinator) Handler() http.Handler {
 	options := func(limit int) []connect.HandlerOption {
-		return []connect.HandlerOption{connect.WithInterceptors(authorize{c}), connect.WithReadMaxBytes(limit)}
+		return []connect.HandlerOption{connect.WithInterceptors(measure{c.metrics}, authorize{c}), connect.WithReadMaxBytes(limit)}
 	}
 	mux := http.NewServeMux()
 	mux.Handle(bloomeryv1connect.NewMachineServiceHandler(c, options(maxMessage)...))
@@ -49,13 +49,9 @@ func (c *Coordinator) Handler() http.Handler {
 	mux.Handle(bloomeryv1connect.NewImageServiceHandler(c, options(maxImageMessage)...))
 	mux.HandleFunc("GET "+archivePath, c.serveArchive)
 	mux.Handle("/images/", c.mayReadImages(images.Handler(c.Images, c.Logger)))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
-		if err := c.Healthy(r.Context()); err != nil {
-			http.Error(w, "the store does not answer", http.StatusServiceUnavailable)
-			return
-		}
-		_, _ = w.Write([]byte("ok\n"))
-	})
+	mux.Handle("GET /metrics", c.serveMetrics(c.metricsHandler()))
+	mux.HandleFunc("GET /healthz", c.serveHealthz)
+	mux.HandleFunc("GET /readyz", c.serveReadyz)
 	return paced(c.limit(c.identify(mux)), stallTimeout, bodyTimeout)
 }
 

@@ -262,5 +262,6 @@ func (d *delivery) send(ctx context.Context, w *bloomeryv1.Webhook, secret []byt
 	if ctx.Err() != nil {
 		return out, ctx.Err()
 	}
+	d.c.metrics.delivered(out)
 	return out, nil
 }

@@ -77,6 +77,7 @@ func run(ctx context.Context, args []string, p process) int {
 	path := flags.String("config", defaultConfig, "configuration `file`")
 	version := flags.Bool("version", false, "print the version and exit")
 	debugging := flags.Bool("debug", false, "log more")
+	format := flags.String("log", "text", "`format` of the log: text or json")
 	err := flags.Parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -88,6 +89,9 @@ func run(ctx context.Context, args []string, p process) int {
 	case flags.NArg() > 0:
 		_, _ = fmt.Fprintf(p.stderr, "bloomeryd: unexpected argument %q\n", flags.Arg(0))
 		return exitUsage
+	case *format != "text" && *format != "json":
+		_, _ = fmt.Fprintf(p.stderr, "bloomeryd: --log %q: use text or json\n", *format)
+		return exitUsage
 	case *version:
 		_, _ = fmt.Fprintln(p.stdout, "bloomeryd", coordinator.Version())
 		return exitDone
@@ -95,7 +99,7 @@ func run(ctx context.Context, args []string, p process) int {
 	if *debugging {
 		p.level = slog.LevelDebug
 	}
-	log := slog.New(slog.NewTextHandler(p.stderr, &slog.HandlerOptions{Level: p.level}))
+	log := newLogger(p.stderr, *format, p.level)
 	config, err := coordinator.LoadConfig(*path)
 	if err == nil {
 		config.Ready = func() error { return sdnotify.Send("READY=1") }
@@ -106,6 +110,14 @@ func run(ctx context.Context, args []string, p process) int {
 		return exitFailed
 	}
 	return exitDone
+}
+
+func newLogger(w io.Writer, format string, level slog.Level) *slog.Logger {
+	options := &slog.HandlerOptions{Level: level}
+	if format == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
 }
 
 func runCommand(ctx context.Context, p process, c command, args []string) int {

@@ -57,6 +57,7 @@ func TestCommandLine(t *testing.T) {
 		"help":                 {[]string{"--help"}, exitDone, "Examples:"},
 		"version":              {[]string{"--version"}, exitDone, "bloomeryd "},
 		"unknown command":      {[]string{"chek"}, exitUsage, `unknown command "chek"`},
+		"log format":           {[]string{"--log", "xml"}, exitUsage, "use text or json"},
 		"unknown flag":         {[]string{"--nothing"}, exitUsage, "--help"},
 		"argument":             {[]string{"--config", config, "more"}, exitUsage, `"more"`},
 		"no configuration":     {[]string{"--config", filepath.Join(dir, "none")}, exitFailed, "read the configuration"},
@@ -123,5 +124,15 @@ func TestServesAndTellsSystemd(t *testing.T) {
 	stop()
 	if text := <-ended; !strings.HasPrefix(text, "exit 0") {
 		t.Error(text)
+	}
+}
+
+func TestLogFormats(t *testing.T) {
+	for format, want := range map[string]string{"text": `msg=hello machine=m1`, "json": `"msg":"hello","machine":"m1"}`} {
+		var out bytes.Buffer
+		newLogger(&out, format, slog.LevelInfo).Info("hello", "machine", "m1")
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%s: %s", format, out.String())
+		}
 	}
 }

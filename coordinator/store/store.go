@@ -16,6 +16,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -58,6 +59,7 @@ type Options struct {
 
 // Store is an open database. Its methods may be called from several goroutines.
 type Store struct {
+	observer    atomic.Pointer[Observer]
 	write, read *sql.DB
 	node        engine
 	sealer      *sealer
@@ -233,10 +235,13 @@ func (t *Tx) Now() time.Time { return t.now }
 
 // View calls f with one snapshot. f may be called again after a failure that passes, so it must set its results afresh.
 func (s *Store) View(ctx context.Context, f func(*Reader) error) error {
+	tries := 0
+	defer s.observe("view", time.Now(), &tries)
 	if err := s.wait(ctx); err != nil {
 		return err
 	}
 	return s.retry(ctx, func(ctx context.Context) error {
+		tries++
 		tx, err := s.read.BeginTx(ctx, nil)
 		if err != nil {
 			return err
@@ -256,9 +261,12 @@ func (s *Store) Update(ctx context.Context, f func(*Tx) error) error {
 	if err := s.wait(ctx); err != nil {
 		return err
 	}
+	tries := 0
+	defer s.observe("update", time.Now(), &tries)
 	id, unsure := hex.EncodeToString(raw), false
 	err := s.retry(ctx, func(ctx context.Context) (err error) {
 		defer func() { s.attempts.note(err) }()
+		tries++
 		tx, err := s.write.BeginTx(ctx, nil)
 		if err != nil {
 			return err
