@@ -12,9 +12,6 @@ import (
 	"bloomery/network/switchport"
 )
 
-// quietPause is between two looks at a port that has not learned the machine's MAC address, when nothing is done to make it talk.
-const quietPause = 200 * time.Millisecond
-
 // movePort moves a machine's port from the network that it is in. A machine that comes back to provisioning is switched on first,
 // because the guard wants to see its MAC address.
 func (c *Coordinator) movePort(ctx context.Context, m *bloomeryv1.Machine, to string, try int) (finding, error) {
@@ -106,8 +103,9 @@ func (p *portMove) move(ctx context.Context, last bool) (finding, error) {
 }
 
 // moveQuietly moves the port without touching the machine's power. A port that is there already stays, even if the machine is silent: the
-// switch forgets what it has learned when a port moves, so a move whose answer was lost cannot be seen through the guard.
-func (p *portMove) moveQuietly(ctx context.Context) (finding, error) {
+// switch forgets what it has learned when a port moves, so a move whose answer was lost cannot be seen through the guard. pause is between
+// two tries.
+func (p *portMove) moveQuietly(ctx context.Context, pause time.Duration) (finding, error) {
 	if p.from.Name == p.to.Name {
 		return finding{network: p.to.Name, previous: p.from.Name}, nil
 	}
@@ -120,7 +118,7 @@ func (p *portMove) moveQuietly(ctx context.Context) (finding, error) {
 			return finding{network: p.to.Name, previous: p.from.Name, moved: true}, nil
 		}
 		var final *finalError
-		if errors.As(err, &final) || try >= guardTries || pauseFor(ctx, quietPause) != nil {
+		if errors.As(err, &final) || try >= guardTries || pauseFor(ctx, pause) != nil {
 			return finding{}, err
 		}
 	}

@@ -95,7 +95,7 @@ func (c *Coordinator) movePortAlone(ctx context.Context, name string, where func
 				return err
 			}
 		}
-		found, err := p.moveQuietly(ctx)
+		found, err := p.moveQuietly(ctx, c.config.Timing.Retry)
 		if err != nil {
 			return err
 		}
