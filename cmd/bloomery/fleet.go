@@ -45,6 +45,7 @@ func newFleetCommand(set *settings) *cobra.Command {
 		group("job", "Look at the jobs of all racks", newJobList(set, in)),
 		group("event", "Look at the events of all racks", newEventList(set, in)),
 		group("image", "Look at the images of all racks", newImageList(set, in)),
+		group("rack", "Look at the coordinators of all racks", newFleetRackStatus(set, in)),
 		newViewRun(set, in))
 	cmd.Long = `Fleet asks every rack of a list at once and merges what they answer: a RACK column in tables,
 a "rack" beside each item in JSON and YAML. A rack that does not answer in time is named on standard

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -23,6 +24,9 @@ type listing[A, I proto.Message] struct {
 	whole bool
 	// compare merges the racks' lists.
 	compare func(a, b I) int
+	// warnings and judge say what is wrong with a fleet's rack that did answer; either may be nil.
+	warnings func(A) []string
+	judge    func(A) error
 }
 
 // inRack is an item with the rack that it is in.
@@ -80,21 +84,48 @@ func (l listing[A, I]) runFleet(cmd *cobra.Command, set *settings, in *fleetFlag
 	}
 	slices.SortStableFunc(all, func(a, b inRack[I]) int { return l.compare(a.item, b.item) })
 	w := cmd.OutOrStdout()
+	warnings := l.fleetWarnings(answers)
 	switch set.output {
 	case "json", "yaml":
-		err = l.printFleet(w, set, all, errs)
+		err = l.printFleet(w, set, all, errs, warnings)
 	default:
 		err = l.writeRows(w, set, cells(l.fleetColumns(), all))
 	}
-	if err != nil || len(errs) == 0 {
+	if err != nil {
 		return err
 	}
+	var failures []error
 	for _, rack := range racks {
 		if text, ok := errs[rack.Name]; ok {
 			fmt.Fprintf(cmd.ErrOrStderr(), "rack %s: %s\n", rack.Name, text)
 		}
+		for _, text := range warnings[rack.Name] {
+			fmt.Fprintf(cmd.ErrOrStderr(), "rack %s: %s\n", rack.Name, plain(text))
+		}
+		if answer, ok := answers[rack.Name]; ok && l.judge != nil {
+			if err := l.judge(answer); err != nil {
+				failures = append(failures, fmt.Errorf("rack %s: %w", rack.Name, err))
+			}
+		}
 	}
-	return fmt.Errorf("%d of %d racks did not answer: the list is partial", len(errs), len(racks))
+	if len(errs) > 0 {
+		failures = append(failures, fmt.Errorf("%d of %d racks did not answer: the list is partial", len(errs), len(racks)))
+	}
+	return errors.Join(failures...)
+}
+
+// fleetWarnings gathers by rack what is not as it should be.
+func (l listing[A, I]) fleetWarnings(answers map[string]A) map[string][]string {
+	all := map[string][]string{}
+	for rack, answer := range answers {
+		if l.warnings == nil {
+			break
+		}
+		if texts := l.warnings(answer); len(texts) > 0 {
+			all[rack] = texts
+		}
+	}
+	return all
 }
 
 func (l listing[A, I]) fleetColumns() []column[inRack[I]] {
@@ -106,7 +137,7 @@ func (l listing[A, I]) fleetColumns() []column[inRack[I]] {
 }
 
 // printFleet wraps each item, because a machine has a field named rack of its own.
-func (l listing[A, I]) printFleet(w io.Writer, set *settings, all []inRack[I], errs map[string]string) error {
+func (l listing[A, I]) printFleet(w io.Writer, set *settings, all []inRack[I], errs map[string]string, warnings map[string][]string) error {
 	items := []any{}
 	for _, i := range all {
 		text, err := messageJSON(i.item)
@@ -115,5 +146,9 @@ func (l listing[A, I]) printFleet(w io.Writer, set *settings, all []inRack[I], e
 		}
 		items = append(items, map[string]any{"rack": i.rack, l.one: json.RawMessage(text)})
 	}
-	return set.printValue(w, map[string]any{l.many: items, "partial": len(errs) > 0, "errors": errs}, nil)
+	value := map[string]any{l.many: items, "partial": len(errs) > 0, "errors": errs}
+	if l.warnings != nil {
+		value["warnings"] = warnings
+	}
+	return set.printValue(w, value, nil)
 }

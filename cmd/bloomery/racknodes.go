@@ -39,37 +39,64 @@ are usual while the rack works.`,
 			if err := set.printMessage(cmd.OutOrStdout(), status, func(w io.Writer) { rackTable(w, status) }); err != nil {
 				return err
 			}
-			if !status.GetQuorum() {
-				return errors.New("the rack has no majority of its coordinators: nothing can be changed")
-			}
-			return nil
+			return hasMajority(status)
 		},
 	}
 }
 
+func hasMajority(s *bloomeryv1.GetRackStatusResponse) error {
+	if s.GetQuorum() {
+		return nil
+	}
+	return errors.New("the rack has no majority of its coordinators: nothing can be changed")
+}
+
 func rackTable(w io.Writer, s *bloomeryv1.GetRackStatusResponse) {
-	row(w, "NAME", "ROLE", "LAG", "CLOCK", "DISK FREE", "DATABASE", "CERTIFICATE", "VERSION")
-	for _, n := range s.GetNodes() {
-		role := enumWord("NODE_ROLE_", n.GetRole())
-		if n.GetLeader() {
-			role = "leader"
-		}
-		if n.GetRole() == bloomeryv1.NodeRole_NODE_ROLE_UNSPECIFIED {
-			role = ""
-		}
-		if !n.GetReachable() {
-			row(w, n.GetName(), role, "no answer", "", "", "", "", "")
-			continue
-		}
-		free := ""
-		if n.GetDiskTotalBytes() > 0 {
-			free = fmt.Sprintf("%s (%d%%)", bytesText(n.GetDiskFreeBytes()), 100*n.GetDiskFreeBytes()/n.GetDiskTotalBytes())
-		}
-		row(w, n.GetName(), role, fmt.Sprint(n.GetLogLag()), fmt.Sprintf("%+.1f s", n.GetClockOffsetSeconds()), free,
-			bytesText(n.GetDatabaseBytes()), n.GetCertificateNotAfter().AsTime().Format(time.DateOnly), shortVersion(n.GetVersion()))
+	for _, cells := range cells(nodeColumns(), s.GetNodes()) {
+		row(w, cells...)
 	}
 	for _, warning := range s.GetWarnings() {
 		row(w, "! "+warning)
+	}
+}
+
+func nodeColumns() []column[*bloomeryv1.Node] {
+	// What a coordinator says of itself is there when it answers.
+	own := func(value func(n *bloomeryv1.Node) string) func(*bloomeryv1.Node) string {
+		return func(n *bloomeryv1.Node) string {
+			if !n.GetReachable() {
+				return ""
+			}
+			return value(n)
+		}
+	}
+	return []column[*bloomeryv1.Node]{
+		{"name", "NAME", (*bloomeryv1.Node).GetName},
+		{"role", "ROLE", func(n *bloomeryv1.Node) string {
+			switch {
+			case n.GetRole() == bloomeryv1.NodeRole_NODE_ROLE_UNSPECIFIED:
+				return ""
+			case n.GetLeader():
+				return "leader"
+			}
+			return enumWord("NODE_ROLE_", n.GetRole())
+		}},
+		{"lag", "LAG", func(n *bloomeryv1.Node) string {
+			if !n.GetReachable() {
+				return "no answer"
+			}
+			return fmt.Sprint(n.GetLogLag())
+		}},
+		{"clock", "CLOCK", own(func(n *bloomeryv1.Node) string { return fmt.Sprintf("%+.1f s", n.GetClockOffsetSeconds()) })},
+		{"disk-free", "DISK FREE", own(func(n *bloomeryv1.Node) string {
+			if n.GetDiskTotalBytes() == 0 {
+				return ""
+			}
+			return fmt.Sprintf("%s (%d%%)", bytesText(n.GetDiskFreeBytes()), 100*n.GetDiskFreeBytes()/n.GetDiskTotalBytes())
+		})},
+		{"database", "DATABASE", own(func(n *bloomeryv1.Node) string { return bytesText(n.GetDatabaseBytes()) })},
+		{"certificate", "CERTIFICATE", own(func(n *bloomeryv1.Node) string { return n.GetCertificateNotAfter().AsTime().Format(time.DateOnly) })},
+		{"version", "VERSION", own(func(n *bloomeryv1.Node) string { return shortVersion(n.GetVersion()) })},
 	}
 }
 
