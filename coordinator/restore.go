@@ -87,7 +87,7 @@ func (c *Config) mustBeEmpty() error {
 			return fmt.Errorf("%s belongs to user %d, this is user %d: restore as the user that bloomeryd runs as", c.Data, s.Uid, os.Geteuid())
 		}
 	}
-	for _, path := range []string{filepath.Join(c.Data, databaseFolder), filepath.Join(c.Data, secretFile), filepath.Join(c.Data, restoredFolder)} {
+	for _, path := range []string{filepath.Join(c.Data, databaseFolder), filepath.Join(c.Data, secretFile), filepath.Join(c.Data, rosterFile), filepath.Join(c.Data, restoredFolder)} {
 		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 			return errors.Join(fmt.Errorf("%s is there: a rack is restored into an empty node only; stop bloomeryd and move %s away", path, c.Data), err)
 		}
@@ -137,8 +137,12 @@ func (r *restore) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("restore the database: %w", err)
 	}
+	var fresh bool
 	if err = r.settle(ctx, db); err == nil {
-		err = r.certificate(ctx, db)
+		fresh, err = r.certificate(ctx, db)
+	}
+	if err == nil {
+		err = db.Update(ctx, func(tx *store.Tx) error { return r.succeed(tx, fresh) })
 	}
 	if err := errors.Join(err, db.Close()); err != nil {
 		return err
@@ -309,6 +313,30 @@ func (r *restore) settle(ctx context.Context, db *store.Store) error {
 		}
 		return ch.flush()
 	})
+}
+
+// succeed makes this node the only coordinator on record. With a fresh certificate, the one of a node of the same name that made the backup
+// no longer opens the database.
+func (r *restore) succeed(tx *store.Tx, fresh bool) error {
+	nodes, err := tx.Nodes()
+	if err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		switch {
+		case n.Name != r.config.Node && n.Present():
+			n.Removed, n.Address = tx.Now(), ""
+		case n.Name == r.config.Node:
+			n.Removed = time.Time{}
+			if fresh {
+				n.NotBefore = tx.Now()
+			}
+		}
+		if err := tx.SaveNode(n); err != nil {
+			return fmt.Errorf("take coordinator %s off the record: %w", n.Name, err)
+		}
+	}
+	return nil
 }
 
 // restoredFault is the fault code of a machine whose job was failed by a restore.

@@ -41,7 +41,7 @@ func (r *rack) backup(passphrase string) ([]byte, error) {
 // elsewhere is the configuration of an empty node.
 func (r *rack) elsewhere(t *testing.T) Config {
 	c := r.config
-	c.Data = t.TempDir()
+	c.Data, c.Node = t.TempDir(), DefaultNode
 	c.PKI = filepath.Join(c.Data, "pki")
 	return c
 }

@@ -17,34 +17,32 @@ import (
 	"bloomery/internal/pki"
 )
 
-// certificate reads the restored keys, and gives the node a certificate for addresses of its own that the backup's does not have.
-func (r *restore) certificate(ctx context.Context, db *store.Store) error {
+// certificate reads the restored keys, and gives the node a certificate of its own, for its own addresses too. It is not fresh, but the
+// backup's, where the key of the rack's CA is kept elsewhere.
+func (r *restore) certificate(ctx context.Context, db *store.Store) (fresh bool, err error) {
 	authority, err := pki.LoadAuthority(r.keys)
 	if err != nil {
-		return fmt.Errorf("the backup's keys: %w", err)
+		return false, fmt.Errorf("the backup's keys: %w", err)
 	}
 	if err := useStored(ctx, db, authority); err != nil {
-		return fmt.Errorf("the backup's CAs: %w", err)
+		return false, fmt.Errorf("the backup's CAs: %w", err)
 	}
 	leaf, err := x509.ParseCertificate(authority.Server().Certificate[0])
 	if err != nil {
-		return fmt.Errorf("the backup's certificate: %w", err)
+		return false, fmt.Errorf("the backup's certificate: %w", err)
 	}
 	missing := missingAddresses(r.config, leaf)
-	if len(missing) == 0 {
-		return nil
-	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return fmt.Errorf("make a key: %w", err)
+		return false, fmt.Errorf("make a key: %w", err)
 	}
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
 	if err != nil {
-		return fmt.Errorf("make a certificate request: %w", err)
+		return false, fmt.Errorf("make a certificate request: %w", err)
 	}
 	csr, err := pki.ParseCSR(der)
 	if err != nil {
-		return err
+		return false, err
 	}
 	names := append(missing, leaf.DNSNames...)
 	for _, ip := range leaf.IPAddresses {
@@ -58,11 +56,11 @@ func (r *restore) certificate(ctx context.Context, db *store.Store) error {
 	switch {
 	case errors.Is(err, pki.ErrNoRootKey):
 		r.done.Unnamed = missing
-		return nil
+		return false, nil
 	case err != nil:
-		return fmt.Errorf("make a certificate for this node's addresses: %w", err)
+		return false, fmt.Errorf("make a certificate for this node's addresses: %w", err)
 	}
-	return pki.WritePair(filepath.Join(r.keys, pki.ServerCert), filepath.Join(r.keys, pki.ServerKey), chain, key)
+	return true, pki.WritePair(filepath.Join(r.keys, pki.ServerCert), filepath.Join(r.keys, pki.ServerKey), chain, key)
 }
 
 // useStored makes an authority of files know the CAs of the database, if that has any.

@@ -15,8 +15,9 @@ const (
 	batchRows  = 500
 )
 
-// aboutNodes are tables whose rows are about coordinators and their disks, which are not restored.
-var aboutNodes = []string{"nodes", "node_certificates", "join_tokens", "image_copies", "archive_copies"}
+// aboutNodes are tables whose rows are about coordinators' keys and disks, which are not restored. Who they were stays on record: a
+// coordinator of the rack before must be told that it is none any more.
+var aboutNodes = []string{"node_certificates", "join_tokens", "image_copies", "archive_copies"}
 
 // Restore makes a new database of a snapshot's tables, which fill writes, and brings its schema up to date. Nothing may be at o.Dir yet.
 // The returned store is open.

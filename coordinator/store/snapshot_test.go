@@ -74,7 +74,7 @@ func TestRestoreIsTheSnapshot(t *testing.T) {
 		return errors.Join(
 			tx.exec("INSERT INTO views (name, body) VALUES ('empty', X'')"),
 			tx.exec("DELETE FROM events WHERE sequence = (SELECT MAX(sequence) FROM events)"),
-			tx.exec("INSERT INTO nodes (name, address, joined, body) VALUES ('c1', 'a', 1, X'00')"),
+			tx.exec("INSERT INTO node_certificates (node, authority, not_after) VALUES ('c1', 'a', 1)"),
 		)
 	})
 	want := dump(t, s)
