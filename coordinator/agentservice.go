@@ -62,7 +62,7 @@ func (c *Coordinator) NextStep(ctx context.Context, r *connect.Request[bloomeryv
 			}
 		}
 		if longAgo(heard, c.config.Now(), c.heardEvery()) { // stored with others' reports
-			if err := c.committer.submit(ctx, &reportCall{who: who, bootID: r.Msg.GetBootId()}, c.storeGroup); err != nil {
+			if err := c.committer.submit(ctx, &reportCall{who: who, bootID: r.Msg.GetBootId()}, c.storeOrForward); err != nil {
 				return nil, err
 			}
 		}
@@ -175,7 +175,7 @@ func (c *Coordinator) Report(ctx context.Context, r *connect.Request[bloomeryv1.
 	var acknowledged int64
 	for _, batch := range batches(r.Msg.GetReports()) {
 		call := &reportCall{who: who, bootID: r.Msg.GetBootId(), reports: batch}
-		err := c.committer.submit(ctx, call, c.storeGroup)
+		err := c.committer.submit(ctx, call, c.storeOrForward)
 		var alien *alienJob
 		if errors.As(err, &alien) {
 			c.security(ctx, "security.report_refused", who.Name, who, fmt.Sprintf("machine %s reported on job %s, which is not its own", who.Name, clip(alien.id)))

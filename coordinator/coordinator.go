@@ -59,6 +59,7 @@ type Coordinator struct {
 	// sessions holds this coordinator's right to drive jobs and do duties.
 	sessions  *sessions
 	committer *committer
+	leader    *leader
 	// permissions is the table of who may call what, by procedure.
 	permissions map[string]permission
 	started     time.Time
@@ -94,7 +95,7 @@ func New(config Config, deps Deps) (*Coordinator, error) {
 		table[p.procedure] = p
 	}
 	c := &Coordinator{
-		Deps: deps, config: config, hub: newHub(), limits: newLimits(), types: newEventTypes(), metrics: newMetrics(Version()), sessions: newSessions(), committer: newCommitter(),
+		Deps: deps, config: config, hub: newHub(), limits: newLimits(), types: newEventTypes(), metrics: newMetrics(Version()), sessions: newSessions(), committer: newCommitter(), leader: &leader{},
 		permissions: table, started: config.Now(), archive: &archive{dir: filepath.Join(config.Data, archiveFolder), members: presentNodes},
 	}
 	if c.FetchSegment == nil {

@@ -38,6 +38,7 @@ const (
 	hopelessAfter = 2 * time.Second
 	firstPause    = 5 * time.Millisecond
 	longPause     = 100 * time.Millisecond
+	busyPause     = 4 * time.Millisecond
 	// openPatience is how long Open waits for other nodes; after it, calls say that there is no majority until there is one.
 	openPatience = 5 * time.Second
 	// handoverTimeout bounds the handing over of the leadership when a node stops.
@@ -272,20 +273,16 @@ func (s *Store) Update(ctx context.Context, f func(*Tx) error) error {
 			return err
 		}
 		defer func() { _ = tx.Rollback() }()
-		if unsure {
-			var n int
-			if err := tx.QueryRowContext(ctx, "SELECT COUNT(*) FROM operations WHERE id = ?", id).Scan(&n); err != nil {
-				return err
-			}
-			if n > 0 {
+		t := &Tx{Reader: Reader{ctx: ctx, q: tx, sealer: s.sealer, specs: s.specs}, tx: tx, now: s.now()}
+		// The first statement writes, so that this transaction is the only one from its beginning: one that reads first cannot
+		// write any more once another was committed meanwhile.
+		if err := t.exec("INSERT INTO operations (id, created) VALUES (?, ?)", id, nanos(t.now)); err != nil {
+			if unsure && isUnique(err) {
 				return nil
 			}
-		}
-		t := &Tx{Reader: Reader{ctx: ctx, q: tx, sealer: s.sealer, specs: s.specs}, tx: tx, now: s.now()}
-		if err := f(t); err != nil {
 			return err
 		}
-		if err := t.exec("INSERT INTO operations (id, created) VALUES (?, ?)", id, nanos(t.now)); err != nil {
+		if err := f(t); err != nil {
 			return err
 		}
 		unsure = true
@@ -332,12 +329,17 @@ func retryUnless(ctx context.Context, hopeless func() bool, f func(context.Conte
 		case ctx.Err() != nil || hopeless():
 			return errors.Join(ctx.Err(), unavailable(err))
 		}
+		wait := pause
+		if busy(err) {
+			wait = busyPause // nobody queues for the database: whoever waited longer must not ask less often
+		} else {
+			pause = min(2*pause, longPause)
+		}
 		select {
 		case <-bounded.Done():
 			return errors.Join(ctx.Err(), unavailable(err))
-		case <-time.After(pause/2 + rand.N(pause)):
+		case <-time.After(wait/2 + rand.N(wait)):
 		}
-		pause = min(2*pause, longPause)
 	}
 }
 

@@ -1252,6 +1252,236 @@ func (x *WatchHintsResponse) GetTopics() []string {
 	return nil
 }
 
+type StoreReportsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Calls         []*AgentReports        `protobuf:"bytes,1,rep,name=calls,proto3" json:"calls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreReportsRequest) Reset() {
+	*x = StoreReportsRequest{}
+	mi := &file_bloomery_v1_rack_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreReportsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreReportsRequest) ProtoMessage() {}
+
+func (x *StoreReportsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_rack_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreReportsRequest.ProtoReflect.Descriptor instead.
+func (*StoreReportsRequest) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *StoreReportsRequest) GetCalls() []*AgentReports {
+	if x != nil {
+		return x.Calls
+	}
+	return nil
+}
+
+// AgentReports is one agent's call of AgentService.Report, by the coordinator that has checked who calls.
+type AgentReports struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Machine string                 `protobuf:"bytes,1,opt,name=machine,proto3" json:"machine,omitempty"`
+	// The agent's certificate, DER.
+	Certificate []byte `protobuf:"bytes,2,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// The address that it called from.
+	From          string    `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
+	BootId        string    `protobuf:"bytes,4,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	Reports       []*Report `protobuf:"bytes,5,rep,name=reports,proto3" json:"reports,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentReports) Reset() {
+	*x = AgentReports{}
+	mi := &file_bloomery_v1_rack_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentReports) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentReports) ProtoMessage() {}
+
+func (x *AgentReports) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_rack_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentReports.ProtoReflect.Descriptor instead.
+func (*AgentReports) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *AgentReports) GetMachine() string {
+	if x != nil {
+		return x.Machine
+	}
+	return ""
+}
+
+func (x *AgentReports) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *AgentReports) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *AgentReports) GetBootId() string {
+	if x != nil {
+		return x.BootId
+	}
+	return ""
+}
+
+func (x *AgentReports) GetReports() []*Report {
+	if x != nil {
+		return x.Reports
+	}
+	return nil
+}
+
+type StoreReportsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of the calls.
+	Results       []*StoredReports `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreReportsResponse) Reset() {
+	*x = StoreReportsResponse{}
+	mi := &file_bloomery_v1_rack_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreReportsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreReportsResponse) ProtoMessage() {}
+
+func (x *StoreReportsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_rack_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreReportsResponse.ProtoReflect.Descriptor instead.
+func (*StoreReportsResponse) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *StoreReportsResponse) GetResults() []*StoredReports {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+type StoredReports struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Acknowledged int64                  `protobuf:"varint,1,opt,name=acknowledged,proto3" json:"acknowledged,omitempty"`
+	// The job that was reported on and is not the machine's own: nothing of the call was stored.
+	AlienJob string `protobuf:"bytes,2,opt,name=alien_job,json=alienJob,proto3" json:"alien_job,omitempty"`
+	// Why the call could not be stored; empty when it was.
+	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoredReports) Reset() {
+	*x = StoredReports{}
+	mi := &file_bloomery_v1_rack_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoredReports) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoredReports) ProtoMessage() {}
+
+func (x *StoredReports) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_rack_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoredReports.ProtoReflect.Descriptor instead.
+func (*StoredReports) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *StoredReports) GetAcknowledged() int64 {
+	if x != nil {
+		return x.Acknowledged
+	}
+	return 0
+}
+
+func (x *StoredReports) GetAlienJob() string {
+	if x != nil {
+		return x.AlienJob
+	}
+	return ""
+}
+
+func (x *StoredReports) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 type GetNodeStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1260,7 +1490,7 @@ type GetNodeStatusRequest struct {
 
 func (x *GetNodeStatusRequest) Reset() {
 	*x = GetNodeStatusRequest{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[18]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1502,7 @@ func (x *GetNodeStatusRequest) String() string {
 func (*GetNodeStatusRequest) ProtoMessage() {}
 
 func (x *GetNodeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[18]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1515,7 @@ func (x *GetNodeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{18}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{22}
 }
 
 type GetNodeStatusResponse struct {
@@ -1298,7 +1528,7 @@ type GetNodeStatusResponse struct {
 
 func (x *GetNodeStatusResponse) Reset() {
 	*x = GetNodeStatusResponse{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[19]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1310,7 +1540,7 @@ func (x *GetNodeStatusResponse) String() string {
 func (*GetNodeStatusResponse) ProtoMessage() {}
 
 func (x *GetNodeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[19]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1323,7 +1553,7 @@ func (x *GetNodeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetNodeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{19}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetNodeStatusResponse) GetNode() *Node {
@@ -1344,7 +1574,7 @@ var File_bloomery_v1_rack_proto protoreflect.FileDescriptor
 
 const file_bloomery_v1_rack_proto_rawDesc = "" +
 	"\n" +
-	"\x16bloomery/v1/rack.proto\x12\vbloomery.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x91\x05\n" +
+	"\x16bloomery/v1/rack.proto\x12\vbloomery.v1\x1a\x17bloomery/v1/agent.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x91\x05\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x10\n" +
@@ -1431,7 +1661,21 @@ const file_bloomery_v1_rack_proto_rawDesc = "" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"\x13\n" +
 	"\x11WatchHintsRequest\",\n" +
 	"\x12WatchHintsResponse\x12\x16\n" +
-	"\x06topics\x18\x01 \x03(\tR\x06topics\"\x16\n" +
+	"\x06topics\x18\x01 \x03(\tR\x06topics\"F\n" +
+	"\x13StoreReportsRequest\x12/\n" +
+	"\x05calls\x18\x01 \x03(\v2\x19.bloomery.v1.AgentReportsR\x05calls\"\xa6\x01\n" +
+	"\fAgentReports\x12\x18\n" +
+	"\amachine\x18\x01 \x01(\tR\amachine\x12 \n" +
+	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\tR\x04from\x12\x17\n" +
+	"\aboot_id\x18\x04 \x01(\tR\x06bootId\x12-\n" +
+	"\areports\x18\x05 \x03(\v2\x13.bloomery.v1.ReportR\areports\"L\n" +
+	"\x14StoreReportsResponse\x124\n" +
+	"\aresults\x18\x01 \x03(\v2\x1a.bloomery.v1.StoredReportsR\aresults\"f\n" +
+	"\rStoredReports\x12\"\n" +
+	"\facknowledged\x18\x01 \x01(\x03R\facknowledged\x12\x1b\n" +
+	"\talien_job\x18\x02 \x01(\tR\balienJob\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"\x16\n" +
 	"\x14GetNodeStatusRequest\"n\n" +
 	"\x15GetNodeStatusResponse\x12%\n" +
 	"\x04node\x18\x01 \x01(\v2\x11.bloomery.v1.NodeR\x04node\x12.\n" +
@@ -1450,11 +1694,12 @@ const file_bloomery_v1_rack_proto_rawDesc = "" +
 	"\bRotateCA\x12\x1c.bloomery.v1.RotateCARequest\x1a\x1d.bloomery.v1.RotateCAResponse\x12Y\n" +
 	"\x0eGetAuthorities\x12\".bloomery.v1.GetAuthoritiesRequest\x1a#.bloomery.v1.GetAuthoritiesResponse\x12O\n" +
 	"\n" +
-	"BackupRack\x12\x1e.bloomery.v1.BackupRackRequest\x1a\x1f.bloomery.v1.BackupRackResponse0\x012\xb6\x01\n" +
+	"BackupRack\x12\x1e.bloomery.v1.BackupRackRequest\x1a\x1f.bloomery.v1.BackupRackResponse0\x012\x8b\x02\n" +
 	"\vNodeService\x12O\n" +
 	"\n" +
 	"WatchHints\x12\x1e.bloomery.v1.WatchHintsRequest\x1a\x1f.bloomery.v1.WatchHintsResponse0\x01\x12V\n" +
-	"\rGetNodeStatus\x12!.bloomery.v1.GetNodeStatusRequest\x1a\".bloomery.v1.GetNodeStatusResponseB%Z#bloomery/api/bloomery/v1;bloomeryv1b\x06proto3"
+	"\rGetNodeStatus\x12!.bloomery.v1.GetNodeStatusRequest\x1a\".bloomery.v1.GetNodeStatusResponse\x12S\n" +
+	"\fStoreReports\x12 .bloomery.v1.StoreReportsRequest\x1a!.bloomery.v1.StoreReportsResponseB%Z#bloomery/api/bloomery/v1;bloomeryv1b\x06proto3"
 
 var (
 	file_bloomery_v1_rack_proto_rawDescOnce sync.Once
@@ -1469,7 +1714,7 @@ func file_bloomery_v1_rack_proto_rawDescGZIP() []byte {
 }
 
 var file_bloomery_v1_rack_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_bloomery_v1_rack_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_bloomery_v1_rack_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_bloomery_v1_rack_proto_goTypes = []any{
 	(NodeRole)(0),                   // 0: bloomery.v1.NodeRole
 	(RotateCARequest_Phase)(0),      // 1: bloomery.v1.RotateCARequest.Phase
@@ -1491,46 +1736,56 @@ var file_bloomery_v1_rack_proto_goTypes = []any{
 	(*BackupRackResponse)(nil),      // 17: bloomery.v1.BackupRackResponse
 	(*WatchHintsRequest)(nil),       // 18: bloomery.v1.WatchHintsRequest
 	(*WatchHintsResponse)(nil),      // 19: bloomery.v1.WatchHintsResponse
-	(*GetNodeStatusRequest)(nil),    // 20: bloomery.v1.GetNodeStatusRequest
-	(*GetNodeStatusResponse)(nil),   // 21: bloomery.v1.GetNodeStatusResponse
-	(*timestamppb.Timestamp)(nil),   // 22: google.protobuf.Timestamp
+	(*StoreReportsRequest)(nil),     // 20: bloomery.v1.StoreReportsRequest
+	(*AgentReports)(nil),            // 21: bloomery.v1.AgentReports
+	(*StoreReportsResponse)(nil),    // 22: bloomery.v1.StoreReportsResponse
+	(*StoredReports)(nil),           // 23: bloomery.v1.StoredReports
+	(*GetNodeStatusRequest)(nil),    // 24: bloomery.v1.GetNodeStatusRequest
+	(*GetNodeStatusResponse)(nil),   // 25: bloomery.v1.GetNodeStatusResponse
+	(*timestamppb.Timestamp)(nil),   // 26: google.protobuf.Timestamp
+	(*Report)(nil),                  // 27: bloomery.v1.Report
 }
 var file_bloomery_v1_rack_proto_depIdxs = []int32{
 	0,  // 0: bloomery.v1.Node.role:type_name -> bloomery.v1.NodeRole
-	22, // 1: bloomery.v1.Node.started_at:type_name -> google.protobuf.Timestamp
-	22, // 2: bloomery.v1.Node.certificate_not_after:type_name -> google.protobuf.Timestamp
+	26, // 1: bloomery.v1.Node.started_at:type_name -> google.protobuf.Timestamp
+	26, // 2: bloomery.v1.Node.certificate_not_after:type_name -> google.protobuf.Timestamp
 	2,  // 3: bloomery.v1.GetRackStatusResponse.nodes:type_name -> bloomery.v1.Node
-	22, // 4: bloomery.v1.GetRackStatusResponse.ca_not_after:type_name -> google.protobuf.Timestamp
-	22, // 5: bloomery.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	26, // 4: bloomery.v1.GetRackStatusResponse.ca_not_after:type_name -> google.protobuf.Timestamp
+	26, // 5: bloomery.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
 	1,  // 6: bloomery.v1.RotateCARequest.phase:type_name -> bloomery.v1.RotateCARequest.Phase
 	13, // 7: bloomery.v1.RotateCAResponse.authorities:type_name -> bloomery.v1.Authority
-	22, // 8: bloomery.v1.Authority.not_after:type_name -> google.protobuf.Timestamp
+	26, // 8: bloomery.v1.Authority.not_after:type_name -> google.protobuf.Timestamp
 	13, // 9: bloomery.v1.GetAuthoritiesResponse.authorities:type_name -> bloomery.v1.Authority
-	2,  // 10: bloomery.v1.GetNodeStatusResponse.node:type_name -> bloomery.v1.Node
-	22, // 11: bloomery.v1.GetNodeStatusResponse.time:type_name -> google.protobuf.Timestamp
-	3,  // 12: bloomery.v1.RackService.GetRackStatus:input_type -> bloomery.v1.GetRackStatusRequest
-	5,  // 13: bloomery.v1.RackService.CreateJoinToken:input_type -> bloomery.v1.CreateJoinTokenRequest
-	7,  // 14: bloomery.v1.RackService.JoinRack:input_type -> bloomery.v1.JoinRackRequest
-	9,  // 15: bloomery.v1.RackService.RemoveNode:input_type -> bloomery.v1.RemoveNodeRequest
-	11, // 16: bloomery.v1.RackService.RotateCA:input_type -> bloomery.v1.RotateCARequest
-	14, // 17: bloomery.v1.RackService.GetAuthorities:input_type -> bloomery.v1.GetAuthoritiesRequest
-	16, // 18: bloomery.v1.RackService.BackupRack:input_type -> bloomery.v1.BackupRackRequest
-	18, // 19: bloomery.v1.NodeService.WatchHints:input_type -> bloomery.v1.WatchHintsRequest
-	20, // 20: bloomery.v1.NodeService.GetNodeStatus:input_type -> bloomery.v1.GetNodeStatusRequest
-	4,  // 21: bloomery.v1.RackService.GetRackStatus:output_type -> bloomery.v1.GetRackStatusResponse
-	6,  // 22: bloomery.v1.RackService.CreateJoinToken:output_type -> bloomery.v1.CreateJoinTokenResponse
-	8,  // 23: bloomery.v1.RackService.JoinRack:output_type -> bloomery.v1.JoinRackResponse
-	10, // 24: bloomery.v1.RackService.RemoveNode:output_type -> bloomery.v1.RemoveNodeResponse
-	12, // 25: bloomery.v1.RackService.RotateCA:output_type -> bloomery.v1.RotateCAResponse
-	15, // 26: bloomery.v1.RackService.GetAuthorities:output_type -> bloomery.v1.GetAuthoritiesResponse
-	17, // 27: bloomery.v1.RackService.BackupRack:output_type -> bloomery.v1.BackupRackResponse
-	19, // 28: bloomery.v1.NodeService.WatchHints:output_type -> bloomery.v1.WatchHintsResponse
-	21, // 29: bloomery.v1.NodeService.GetNodeStatus:output_type -> bloomery.v1.GetNodeStatusResponse
-	21, // [21:30] is the sub-list for method output_type
-	12, // [12:21] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	21, // 10: bloomery.v1.StoreReportsRequest.calls:type_name -> bloomery.v1.AgentReports
+	27, // 11: bloomery.v1.AgentReports.reports:type_name -> bloomery.v1.Report
+	23, // 12: bloomery.v1.StoreReportsResponse.results:type_name -> bloomery.v1.StoredReports
+	2,  // 13: bloomery.v1.GetNodeStatusResponse.node:type_name -> bloomery.v1.Node
+	26, // 14: bloomery.v1.GetNodeStatusResponse.time:type_name -> google.protobuf.Timestamp
+	3,  // 15: bloomery.v1.RackService.GetRackStatus:input_type -> bloomery.v1.GetRackStatusRequest
+	5,  // 16: bloomery.v1.RackService.CreateJoinToken:input_type -> bloomery.v1.CreateJoinTokenRequest
+	7,  // 17: bloomery.v1.RackService.JoinRack:input_type -> bloomery.v1.JoinRackRequest
+	9,  // 18: bloomery.v1.RackService.RemoveNode:input_type -> bloomery.v1.RemoveNodeRequest
+	11, // 19: bloomery.v1.RackService.RotateCA:input_type -> bloomery.v1.RotateCARequest
+	14, // 20: bloomery.v1.RackService.GetAuthorities:input_type -> bloomery.v1.GetAuthoritiesRequest
+	16, // 21: bloomery.v1.RackService.BackupRack:input_type -> bloomery.v1.BackupRackRequest
+	18, // 22: bloomery.v1.NodeService.WatchHints:input_type -> bloomery.v1.WatchHintsRequest
+	24, // 23: bloomery.v1.NodeService.GetNodeStatus:input_type -> bloomery.v1.GetNodeStatusRequest
+	20, // 24: bloomery.v1.NodeService.StoreReports:input_type -> bloomery.v1.StoreReportsRequest
+	4,  // 25: bloomery.v1.RackService.GetRackStatus:output_type -> bloomery.v1.GetRackStatusResponse
+	6,  // 26: bloomery.v1.RackService.CreateJoinToken:output_type -> bloomery.v1.CreateJoinTokenResponse
+	8,  // 27: bloomery.v1.RackService.JoinRack:output_type -> bloomery.v1.JoinRackResponse
+	10, // 28: bloomery.v1.RackService.RemoveNode:output_type -> bloomery.v1.RemoveNodeResponse
+	12, // 29: bloomery.v1.RackService.RotateCA:output_type -> bloomery.v1.RotateCAResponse
+	15, // 30: bloomery.v1.RackService.GetAuthorities:output_type -> bloomery.v1.GetAuthoritiesResponse
+	17, // 31: bloomery.v1.RackService.BackupRack:output_type -> bloomery.v1.BackupRackResponse
+	19, // 32: bloomery.v1.NodeService.WatchHints:output_type -> bloomery.v1.WatchHintsResponse
+	25, // 33: bloomery.v1.NodeService.GetNodeStatus:output_type -> bloomery.v1.GetNodeStatusResponse
+	22, // 34: bloomery.v1.NodeService.StoreReports:output_type -> bloomery.v1.StoreReportsResponse
+	25, // [25:35] is the sub-list for method output_type
+	15, // [15:25] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_bloomery_v1_rack_proto_init() }
@@ -1538,13 +1793,14 @@ func file_bloomery_v1_rack_proto_init() {
 	if File_bloomery_v1_rack_proto != nil {
 		return
 	}
+	file_bloomery_v1_agent_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bloomery_v1_rack_proto_rawDesc), len(file_bloomery_v1_rack_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   20,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -57,6 +57,9 @@ const (
 	// NodeServiceGetNodeStatusProcedure is the fully-qualified name of the NodeService's GetNodeStatus
 	// RPC.
 	NodeServiceGetNodeStatusProcedure = "/bloomery.v1.NodeService/GetNodeStatus"
+	// NodeServiceStoreReportsProcedure is the fully-qualified name of the NodeService's StoreReports
+	// RPC.
+	NodeServiceStoreReportsProcedure = "/bloomery.v1.NodeService/StoreReports"
 )
 
 // RackServiceClient is a client for the bloomery.v1.RackService service.
@@ -305,6 +308,9 @@ type NodeServiceClient interface {
 	WatchHints(context.Context, *connect.Request[v1.WatchHintsRequest]) (*connect.ServerStreamForClient[v1.WatchHintsResponse], error)
 	// GetNodeStatus is this coordinator's own part of GetRackStatus.
 	GetNodeStatus(context.Context, *connect.Request[v1.GetNodeStatusRequest]) (*connect.Response[v1.GetNodeStatusResponse], error)
+	// StoreReports stores what agents reported to a coordinator that does not lead the database. The leader writes it without a trip over
+	// the network for each statement, together with what it is told itself.
+	StoreReports(context.Context, *connect.Request[v1.StoreReportsRequest]) (*connect.Response[v1.StoreReportsResponse], error)
 }
 
 // NewNodeServiceClient constructs a client for the bloomery.v1.NodeService service. By default, it
@@ -330,6 +336,12 @@ func NewNodeServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(nodeServiceMethods.ByName("GetNodeStatus")),
 			connect.WithClientOptions(opts...),
 		),
+		storeReports: connect.NewClient[v1.StoreReportsRequest, v1.StoreReportsResponse](
+			httpClient,
+			baseURL+NodeServiceStoreReportsProcedure,
+			connect.WithSchema(nodeServiceMethods.ByName("StoreReports")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -337,6 +349,7 @@ func NewNodeServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 type nodeServiceClient struct {
 	watchHints    *connect.Client[v1.WatchHintsRequest, v1.WatchHintsResponse]
 	getNodeStatus *connect.Client[v1.GetNodeStatusRequest, v1.GetNodeStatusResponse]
+	storeReports  *connect.Client[v1.StoreReportsRequest, v1.StoreReportsResponse]
 }
 
 // WatchHints calls bloomery.v1.NodeService.WatchHints.
@@ -349,12 +362,20 @@ func (c *nodeServiceClient) GetNodeStatus(ctx context.Context, req *connect.Requ
 	return c.getNodeStatus.CallUnary(ctx, req)
 }
 
+// StoreReports calls bloomery.v1.NodeService.StoreReports.
+func (c *nodeServiceClient) StoreReports(ctx context.Context, req *connect.Request[v1.StoreReportsRequest]) (*connect.Response[v1.StoreReportsResponse], error) {
+	return c.storeReports.CallUnary(ctx, req)
+}
+
 // NodeServiceHandler is an implementation of the bloomery.v1.NodeService service.
 type NodeServiceHandler interface {
 	// WatchHints sends the names of what has changed at this coordinator, so that others look at once instead of at their next tick.
 	WatchHints(context.Context, *connect.Request[v1.WatchHintsRequest], *connect.ServerStream[v1.WatchHintsResponse]) error
 	// GetNodeStatus is this coordinator's own part of GetRackStatus.
 	GetNodeStatus(context.Context, *connect.Request[v1.GetNodeStatusRequest]) (*connect.Response[v1.GetNodeStatusResponse], error)
+	// StoreReports stores what agents reported to a coordinator that does not lead the database. The leader writes it without a trip over
+	// the network for each statement, together with what it is told itself.
+	StoreReports(context.Context, *connect.Request[v1.StoreReportsRequest]) (*connect.Response[v1.StoreReportsResponse], error)
 }
 
 // NewNodeServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -376,12 +397,20 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(nodeServiceMethods.ByName("GetNodeStatus")),
 		connect.WithHandlerOptions(opts...),
 	)
+	nodeServiceStoreReportsHandler := connect.NewUnaryHandler(
+		NodeServiceStoreReportsProcedure,
+		svc.StoreReports,
+		connect.WithSchema(nodeServiceMethods.ByName("StoreReports")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/bloomery.v1.NodeService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case NodeServiceWatchHintsProcedure:
 			nodeServiceWatchHintsHandler.ServeHTTP(w, r)
 		case NodeServiceGetNodeStatusProcedure:
 			nodeServiceGetNodeStatusHandler.ServeHTTP(w, r)
+		case NodeServiceStoreReportsProcedure:
+			nodeServiceStoreReportsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -397,4 +426,8 @@ func (UnimplementedNodeServiceHandler) WatchHints(context.Context, *connect.Requ
 
 func (UnimplementedNodeServiceHandler) GetNodeStatus(context.Context, *connect.Request[v1.GetNodeStatusRequest]) (*connect.Response[v1.GetNodeStatusResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.NodeService.GetNodeStatus is not implemented"))
+}
+
+func (UnimplementedNodeServiceHandler) StoreReports(context.Context, *connect.Request[v1.StoreReportsRequest]) (*connect.Response[v1.StoreReportsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.NodeService.StoreReports is not implemented"))
 }
