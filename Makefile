@@ -79,6 +79,7 @@ test: image $(TOOLS)/.stamp $(OUT)/libraries/.stamp ## every test, with the race
 
 bench: image ## ratios of ours to peers in the same run, into out/bench.json
 	@$(SUDO) env PATH="$$PATH" $(GO) run ./images/bench --image $(OUT)/images/debian-12 --raw $(OUT)/images/debian-12.raw --report $(OUT)/bench.json
+	@$(SUDO) env PATH="$$PATH" BLOOMERY_SCALE_REPORT=$(OUT)/bench.json $(GO) test -tags $(TAGS) -count 1 -timeout 15m -run '^TestScale$$' -v ./coordinator/scale
 
 ROUNDS ?= 200
 faults: setup ## break a rack ROUNDS times while it works and judge its history (SEED=N repeats a run's choices, FAULT=NAME does one), into out/faults.json

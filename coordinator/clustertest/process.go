@@ -103,6 +103,14 @@ func startProcess(n *Node) (life, error) {
 	return nil, errors.Join(fmt.Errorf("coordinator %s does not start: %s", n.Name, n.LogTail()), p.kill())
 }
 
+// PID is the process of a coordinator that runs as one; 0 otherwise.
+func (n *Node) PID() int {
+	if p, ok := n.life.(*process); ok {
+		return p.cmd.Process.Pid
+	}
+	return 0
+}
+
 // LogTail is the end of what a coordinator's process has logged.
 func (n *Node) LogTail() string {
 	data, err := os.ReadFile(n.Config.Data + ".log")

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"bloomery/images"
+	"bloomery/internal/figures"
 )
 
 // Commands for sh with FILE and OUT in its environment.
@@ -26,7 +27,7 @@ const (
 )
 
 // measure makes what both sides read, none of which is timed, and then lets them take turns. dir is empty, for all that is made.
-func measure(ctx context.Context, image, raw, dir string, runs int) (rows []row, err error) {
+func measure(ctx context.Context, image, raw, dir string, runs int) (rows []figures.Row, err error) {
 	public, private, err := images.GenerateKey() // of this run only, never stored
 	if err != nil {
 		return nil, err
@@ -55,11 +56,11 @@ func measure(ctx context.Context, image, raw, dir string, runs int) (rows []row,
 	if err != nil {
 		return nil, fmt.Errorf("measuring the write: %w", err)
 	}
-	rows = append(rows, row{
+	rows = append(rows, withFigures(figures.Row{
 		Name: "write", PeerCommand: shown.Replace(writePeer), Goal: 1,
 		Note: "To a new file from warm caches. Ours fetches by loopback HTTP, verifies signature and sums, leaves zeros as holes, syncs, reads a sample " +
 			"back. The peer reads a local file of zstd -3 and writes zeros too; dd without iflag=fullblock leaves O_DIRECT at the pipe's first short read.",
-	}.withFigures(m.Size, a, b))
+	}, m.Size, a, b))
 
 	a, b, err = alternate(ctx, runs,
 		func() error { return importOurs(ctx, raw, ours) },
@@ -68,10 +69,10 @@ func measure(ctx context.Context, image, raw, dir string, runs int) (rows []row,
 	if err != nil {
 		return nil, fmt.Errorf("measuring the import: %w", err)
 	}
-	return append(rows, row{
+	return append(rows, withFigures(figures.Row{
 		Name: "import", PeerCommand: shown.Replace(importPeer), Goal: 1,
 		Note: "From warm caches, two threads each. Ours compresses harder, in frames of 4 MiB with SHA-256 sums, skips zeros and syncs; the peer does not sync.",
-	}.withFigures(m.Size, a, b)), nil
+	}, m.Size, a, b)), nil
 }
 
 // alternate times ours and peer in turn and calls finish after each round.
