@@ -234,6 +234,7 @@ func (c *testCluster) check(s *Store, w *writer) {
 
 // TestGrowsLive goes from one node to three and through the loss of the leader while somebody writes.
 func TestGrowsLive(t *testing.T) {
+	t.Parallel()
 	c := newTestCluster(t)
 	a, b, d := freeAddress(t), freeAddress(t), freeAddress(t)
 	first := c.start("c1", a)

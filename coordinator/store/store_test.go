@@ -16,11 +16,15 @@ import (
 
 func open(t *testing.T, dir string) *Store {
 	t.Helper()
-	s, err := Open(t.Context(), Options{Dir: filepath.Join(dir, "db"), SecretFile: filepath.Join(dir, "key"), Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	s, err := Open(t.Context(), testOptions(dir))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
+}
+
+func testOptions(dir string) Options {
+	return Options{Dir: filepath.Join(dir, "db"), SecretFile: filepath.Join(dir, "key"), Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
 }
 
 func update(t *testing.T, s *Store, f func(*Tx) error) {
