@@ -182,15 +182,18 @@ func RolesTable() string {
 	for _, p := range permissions() {
 		fmt.Fprintf(&b, "| %s |", shortProcedure(p.procedure))
 		for _, r := range roles() {
-			mark := ""
 			if p.peer == pki.RoleOperator && p.roles&setOf(r) != 0 {
-				mark = "x"
+				b.WriteString(" x |")
+			} else {
+				b.WriteString(" |")
 			}
-			fmt.Fprintf(&b, " %s |", mark)
 		}
-		fmt.Fprintf(&b, " %s |\n", strings.Join(p.notes(), "; "))
+		if notes := p.notes(); len(notes) > 0 {
+			b.WriteString(" " + strings.Join(notes, "; "))
+		}
+		b.WriteString(" |\n")
 	}
-	return strings.ReplaceAll(b.String(), "|  |", "| |")
+	return b.String()
 }
 
 func (p permission) notes() []string {
