@@ -56,6 +56,8 @@ type Restored struct {
 	Manifests string
 	// Unnamed are addresses of this node that its certificate does not have, because the key of the rack's CA is not in the backup.
 	Unnamed []string
+	// EventsLost is the last event that was only in archive files that are not here; 0 when none is lost.
+	EventsLost int64
 	// Jobs are those that were running.
 	Jobs []string
 	Rows int64
@@ -142,7 +144,7 @@ func (r *restore) run(ctx context.Context) error {
 		fresh, err = r.certificate(ctx, db)
 	}
 	if err == nil {
-		err = db.Update(ctx, func(tx *store.Tx) error { return r.succeed(tx, fresh) })
+		err = db.Update(ctx, func(tx *store.Tx) error { return errors.Join(r.succeed(tx, fresh), r.forgetArchive(tx)) })
 	}
 	if err := errors.Join(err, db.Close()); err != nil {
 		return err
@@ -337,6 +339,31 @@ func (r *restore) succeed(tx *store.Tx, fresh bool) error {
 		}
 	}
 	return nil
+}
+
+// forgetArchive gives up archived events whose files are not here, and which no coordinator can have any more.
+func (r *restore) forgetArchive(tx *store.Tx) error {
+	segments, err := tx.Segments(0)
+	if err != nil {
+		return err
+	}
+	oldest, err := tx.OldestEvent()
+	if err != nil {
+		return err
+	}
+	r.done.EventsLost = 0
+	for _, s := range segments {
+		if s.Dropped || s.First >= oldest && oldest > 0 {
+			continue
+		}
+		if _, err := readSegmentFile(filepath.Join(r.config.Data, archiveFolder), s); err != nil {
+			r.done.EventsLost = s.Last
+		}
+	}
+	if r.done.EventsLost == 0 {
+		return nil
+	}
+	return tx.DropSegments(r.done.EventsLost)
 }
 
 // restoredFault is the fault code of a machine whose job was failed by a restore.

@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"io"
@@ -226,4 +227,47 @@ func TestRestoreRefusesWhatIsNotWhole(t *testing.T) {
 	if _, err := r.backup(testPassphrase); connect.CodeOf(err) != connect.CodeFailedPrecondition {
 		t.Errorf("two backups at once: %v", err)
 	}
+}
+
+// TestRestoreWithoutTheArchive restores events of which the oldest were in files only.
+func TestRestoreWithoutTheArchive(t *testing.T) {
+	r := newRack(t)
+	r.createMachine(r.operator())
+	for range 8 {
+		must(t, r.c.update(t.Context(), func(ch *change) error {
+			return ch.note(&bloomeryv1.Event{Type: "machine.locked", Machine: "m1", Message: "x"}, nil)
+		}))
+	}
+	archived := func(first int64) *store.Segment {
+		sum := sha256.Sum256([]byte{byte(first)})
+		return &store.Segment{First: first, Last: first + 1, Events: 2, SHA256: sum[:], Chain: sum[:]}
+	}
+	must(t, r.db.Update(t.Context(), func(tx *store.Tx) error {
+		for _, first := range []int64{1, 3, 5} {
+			if err := tx.AddSegment(archived(first), "c1"); err != nil {
+				return err
+			}
+		}
+		// Events 5 and 6 are in a file and in the database still.
+		_, err := tx.DeleteEvents(4)
+		return err
+	}))
+	data, err := r.backup(testPassphrase)
+	must(t, err)
+	config := r.elsewhere(t)
+	restored, err := Restore(t.Context(), config, bytes.NewReader(data), restoreOptions(""))
+	must(t, err)
+	if restored.EventsLost != 4 {
+		t.Errorf("events up to %d are said to be lost, want 4", restored.EventsLost)
+	}
+	db, err := store.Open(t.Context(), store.Options{Dir: filepath.Join(config.Data, databaseFolder), SecretFile: filepath.Join(config.Data, secretFile), Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	must(t, err)
+	err = db.View(t.Context(), func(s *store.Reader) error {
+		segments, err := s.Segments(0)
+		if err == nil && (len(segments) != 2 || !segments[0].Dropped || segments[1].Dropped || segments[1].First != 5 || len(segments[1].Copies) != 0) {
+			t.Errorf("segments on record: %+v", segments)
+		}
+		return err
+	})
+	must(t, errors.Join(err, db.Close()))
 }

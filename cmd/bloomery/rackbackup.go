@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -126,7 +125,8 @@ func takeBackup(ctx context.Context, c *client, out, passphrase string, progress
 }
 
 func newRackRestore(*settings) *cobra.Command {
-	var config, secret, jobs, program string
+	var secret, jobs string
+	var daemon daemon
 	cmd := &cobra.Command{
 		Use:   "restore BACKUP --passphrase-file FILE|-",
 		Short: "Make this empty node the only coordinator of the rack that a backup was made of",
@@ -147,22 +147,16 @@ somebody has looked at them. Never start a coordinator of the old rack afterward
 			default:
 				return usagef("--running-jobs %q: want continue or fail", jobs)
 			}
-			words := []string{"restore", "--config", config, "--passphrase-file", secret}
+			words := []string{"restore", "--passphrase-file", secret}
 			if jobs != "" {
 				words = append(words, "--running-jobs", jobs)
 			}
-			child := exec.CommandContext(cmd.Context(), program, append(words, args[0])...)
-			child.Stdin, child.Stdout, child.Stderr = cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()
-			if err := child.Run(); err != nil {
-				return fmt.Errorf("%s restore: %w", program, err)
-			}
-			return nil
+			return daemon.run(cmd, cmd.InOrStdin(), append(words, args[0])...)
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&config, "coordinator-config", "/etc/bloomery/bloomeryd.yaml", "configuration of this node's coordinator")
 	flags.StringVar(&secret, "passphrase-file", "", "file with the passphrase; - reads standard input")
 	flags.StringVar(&jobs, "running-jobs", "", "continue or fail; needed when jobs ran when the backup was made")
-	flags.StringVar(&program, "bloomeryd", "bloomeryd", "coordinator's program")
+	daemon.flags(cmd)
 	return cmd
 }

@@ -92,6 +92,9 @@ func report(w io.Writer, config coordinator.Config, done coordinator.Restored, j
 		say("Images whose data is not in a backup, to be added again with \"bloomery image add\": %s.", strings.Join(done.Images, ", "))
 		say("Their manifests are in %s: with an old node's data file beside it, such a folder can be added as it is.", done.Manifests)
 	}
+	if done.EventsLost > 0 {
+		say("Events up to number %d were in the old nodes' archives, which are not here, and cannot be read any more.", done.EventsLost)
+	}
 	if len(done.Unnamed) > 0 {
 		say("The coordinator's certificate does not have this node's addresses %s, and ca.key is not in the backup: clients refuse it there until it was signed anew.", strings.Join(done.Unnamed, ", "))
 	}

@@ -59,6 +59,7 @@ const usageExamples = `
 Examples:
   bloomeryd --config /etc/bloomery/bloomeryd.yaml
   bloomeryd check --config /etc/bloomery/bloomeryd.yaml
+  bloomeryd restore --passphrase-file backup.secret rack12.bloomery-backup
 `
 
 // run is the program; it returns its exit code.
