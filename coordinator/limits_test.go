@@ -304,7 +304,7 @@ func (r *rack) digest() map[string]string {
 	must(r.t, r.c.Store.Snapshot(r.t.Context(), func(s *store.Snapshot) error {
 		all = map[string]string{}
 		for _, table := range s.Tables {
-			if slices.Contains([]string{"events", "duties", "node_certificates", "images", "image_copies"}, table.Name) {
+			if slices.Contains([]string{"events", "duties", "sessions", "node_certificates", "images", "image_copies"}, table.Name) {
 				continue
 			}
 			hash := sha256.New()
