@@ -154,6 +154,30 @@ func TestQuarantineWhoseAnswerWasLost(t *testing.T) {
 	}
 }
 
+// TestQuarantineOutlivesALease ends the coordinator's lease while it is about to move the port: the call does it under the next one.
+func TestQuarantineOutlivesALease(t *testing.T) {
+	r, op := lockRack(t)
+	lapses := 0
+	r.c.DialSwitch = func(ctx context.Context, _ Switch) (switchport.Driver, error) {
+		if lapses++; lapses == 1 {
+			s, err := r.c.sessions.get(ctx)
+			if err != nil {
+				return nil, err
+			}
+			s.leave()
+			s.end()
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		return keptSwitch{r.sw}, nil
+	}
+	m, err := op.lock(t, true)
+	must(t, err)
+	if m.GetNetwork() != QuarantineNetwork || lapses != 2 || r.eventTypes()["port.not_moved"] != 0 {
+		t.Errorf("machine: %v, the switch was called %d times, events %v", m, lapses, r.eventTypes())
+	}
+}
+
 // forgetful is a switch whose first answer to a change is lost.
 type forgetful struct {
 	keptSwitch

@@ -11,6 +11,9 @@ import (
 	"bloomery/coordinator/store"
 )
 
+// portTries bounds how often a port is moved again because this coordinator's lease ended in between.
+const portTries = 3
+
 // A machine's quarantine is part of its lock: Lock.network says where the port goes back to. It is on record before the port is moved,
 // and the lock outlasts the port's way back, so that whatever fails in between, calling again does the rest, and no job can start.
 
@@ -77,36 +80,56 @@ func lockedFor(m *bloomeryv1.Machine, team string) error {
 func (c *Coordinator) movePortAlone(ctx context.Context, name string, where func(*bloomeryv1.Machine) (string, error), settle func(*change, *bloomeryv1.Machine) error) (m *bloomeryv1.Machine, err error) {
 	ctx, cancel := context.WithTimeout(ctx, effectTimeout)
 	defer cancel()
-	held, err := c.holdOnce(ctx, store.Holding{Duty: "port/" + name}, func(ctx context.Context, f store.Fence) error {
-		if m, err = c.machine(ctx, name); err != nil {
+	for try := 1; ; try++ {
+		held, err := c.holdOnce(ctx, store.Holding{Duty: "port/" + name}, func(ctx context.Context, f store.Fence) (err error) {
+			m, err = c.movePortUnder(ctx, f, name, where, settle)
 			return err
-		}
-		to, err := where(m)
-		if err != nil {
-			return err
-		}
-		p, err := c.lookAtPort(ctx, m, to)
-		if err != nil {
-			return err
-		}
-		defer p.close()
-		if to == QuarantineNetwork && m.GetLock().GetNetwork() == "" && p.from.Name != to {
-			if err := c.rememberNetwork(ctx, f, m, p.from.Name); err != nil {
-				return err
-			}
-		}
-		found, err := p.moveQuietly(ctx, c.config.Timing.Retry)
-		if err != nil {
-			return err
-		}
-		return c.settlePort(ctx, f, name, found, func(ch *change, after *bloomeryv1.Machine) error {
-			m = after
-			return settle(ch, after)
 		})
-	})
-	if err == nil && !held {
-		err = notNow("name", "PORT_BUSY", "another call is moving the port of machine %s", name)
+		switch {
+		case err == nil && held:
+			return m, nil
+		case err == nil:
+			return nil, notNow("name", "PORT_BUSY", "another call is moving the port of machine %s", name)
+		case ctx.Err() != nil || try == portTries || !leaseIsOver(err):
+			return nil, err
+		}
+		sleep(ctx, jitter(c.config.Timing.Retry))
 	}
+}
+
+// leaseIsOver says that work ended because its lease did: what it left is found by doing it again under another.
+func leaseIsOver(err error) bool {
+	return errors.Is(err, errLapsed) || errors.Is(err, store.ErrFenced) || errors.Is(err, context.Canceled)
+}
+
+// movePortUnder is movePortAlone while nobody else moves the port.
+func (c *Coordinator) movePortUnder(ctx context.Context, f store.Fence, name string, where func(*bloomeryv1.Machine) (string, error), settle func(*change, *bloomeryv1.Machine) error) (*bloomeryv1.Machine, error) {
+	m, err := c.machine(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	to, err := where(m)
+	if err != nil {
+		return nil, err
+	}
+	p, err := c.lookAtPort(ctx, m, to)
+	if err != nil {
+		return nil, err
+	}
+	defer p.close()
+	if to == QuarantineNetwork && m.GetLock().GetNetwork() == "" && p.from.Name != to {
+		if err := c.rememberNetwork(ctx, f, m, p.from.Name); err != nil {
+			return nil, err
+		}
+	}
+	found, err := p.moveQuietly(ctx, c.config.Timing.Retry)
+	if err != nil {
+		return nil, err
+	}
+	err = c.settlePort(ctx, f, name, found, func(ch *change, after *bloomeryv1.Machine) error {
+		m = after
+		return settle(ch, after)
+	})
 	return m, err
 }
 
