@@ -48,6 +48,8 @@ func rpcError(err error) error {
 		return connect.NewError(connect.CodeUnavailable, fmt.Errorf("the rack's coordinators have no majority; whether the change was made is not known: look again when they have one (%w)", err))
 	case errors.Is(err, store.ErrNoMajority):
 		return connect.NewError(connect.CodeUnavailable, fmt.Errorf("the rack's coordinators have no majority: nothing was changed, and nothing can be read (%w)", err))
+	case errors.Is(err, store.ErrDiskFull):
+		return connect.NewError(connect.CodeUnavailable, fmt.Errorf("nothing was changed: %w", err))
 	case errors.Is(err, store.ErrNotFound):
 		return connect.NewError(connect.CodeNotFound, err)
 	case errors.Is(err, store.ErrExists):

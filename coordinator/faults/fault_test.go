@@ -12,11 +12,17 @@ import (
 // fault is one thing that is done to a rack. inject says what it chose, and returns what undoes it.
 type fault struct {
 	area, name string
-	// most is how long it lasts at most; half of it at least.
-	most time.Duration
+	// It lasts for a time between least and most.
+	least, most time.Duration
 	// nodes is how many coordinators there must be.
 	nodes  int
 	inject func(w *world, r *rand.Rand) (what string, heal func() error, err error)
+}
+
+// briefly is the same fault for as short as it may be.
+func (f fault) briefly() fault {
+	f.most = f.least
+	return f
 }
 
 func (w *world) anyNode(r *rand.Rand) *node { return w.nodes[r.IntN(len(w.nodes))] }
@@ -30,20 +36,20 @@ func (w *world) twoNodes(r *rand.Rand) (a, b *node) {
 // allFaults are the faults of a round; each seed chooses by their order.
 func allFaults() []fault {
 	return []fault{
-		{"process", "kill", 3 * time.Second, 1, func(w *world, r *rand.Rand) (string, func() error, error) {
+		{"process", "kill", 1500 * time.Millisecond, 3 * time.Second, 1, func(w *world, r *rand.Rand) (string, func() error, error) {
 			n := w.anyNode(r)
 			return "kill -9 " + n.name, n.start, n.end(syscall.SIGKILL)
 		}},
-		{"process", "stop", 10 * time.Second, 1, func(w *world, r *rand.Rand) (string, func() error, error) {
+		{"process", "stop", 5000 * time.Millisecond, 10 * time.Second, 1, func(w *world, r *rand.Rand) (string, func() error, error) {
 			n := w.anyNode(r)
 			return "SIGSTOP " + n.name, func() error { return n.signal(syscall.SIGCONT) }, n.signal(syscall.SIGSTOP)
 		}},
-		{"network", "cut-one-way", 6 * time.Second, 2, func(w *world, r *rand.Rand) (string, func() error, error) {
+		{"network", "cut-one-way", 3000 * time.Millisecond, 6 * time.Second, 2, func(w *world, r *rand.Rand) (string, func() error, error) {
 			a, b := w.twoNodes(r)
 			heal, err := cut(a.name, "eth0", b.address)
 			return fmt.Sprintf("cut %s to %s", a.name, b.name), heal, err
 		}},
-		{"network", "cut-both-ways", 6 * time.Second, 2, func(w *world, r *rand.Rand) (string, func() error, error) {
+		{"network", "cut-both-ways", 3000 * time.Millisecond, 6 * time.Second, 2, func(w *world, r *rand.Rand) (string, func() error, error) {
 			a, b := w.twoNodes(r)
 			there, err := cut(a.name, "eth0", b.address)
 			if err != nil {
@@ -55,26 +61,26 @@ func allFaults() []fault {
 			}
 			return fmt.Sprintf("cut %s and %s", a.name, b.name), func() error { return errors.Join(there(), back()) }, nil
 		}},
-		{"network", "isolate", 6 * time.Second, 1, func(w *world, r *rand.Rand) (string, func() error, error) {
+		{"network", "isolate", 3000 * time.Millisecond, 6 * time.Second, 1, func(w *world, r *rand.Rand) (string, func() error, error) {
 			n := w.anyNode(r)
 			heal, err := w.cutNode(n, true, true)
 			return "cut " + n.name + " and all", heal, err
 		}},
-		{"network", "mute", 6 * time.Second, 1, func(w *world, r *rand.Rand) (string, func() error, error) {
+		{"network", "mute", 3000 * time.Millisecond, 6 * time.Second, 1, func(w *world, r *rand.Rand) (string, func() error, error) {
 			n := w.anyNode(r)
 			heal, err := w.cutNode(n, true, false)
 			return "cut " + n.name + " to all", heal, err
 		}},
-		{"network", "deaf", 6 * time.Second, 1, func(w *world, r *rand.Rand) (string, func() error, error) {
+		{"network", "deaf", 3000 * time.Millisecond, 6 * time.Second, 1, func(w *world, r *rand.Rand) (string, func() error, error) {
 			n := w.anyNode(r)
 			heal, err := w.cutNode(n, false, true)
 			return "cut all to " + n.name, heal, err
 		}},
-		{"disk", "full", 6 * time.Second, 1, func(w *world, r *rand.Rand) (string, func() error, error) {
+		{"disk", "full", 3000 * time.Millisecond, 6 * time.Second, 1, func(w *world, r *rand.Rand) (string, func() error, error) {
 			n := w.anyNode(r)
 			return "fill the disk of " + n.name, func() error { return os.Remove(n.ballast()) }, n.fillDisk()
 		}},
-		{"clock", "jump", 6 * time.Second, 1, func(w *world, r *rand.Rand) (string, func() error, error) {
+		{"clock", "jump", 3000 * time.Millisecond, 6 * time.Second, 1, func(w *world, r *rand.Rand) (string, func() error, error) {
 			n := w.anyNode(r)
 			offset := time.Duration(1+r.IntN(30)) * time.Hour
 			if r.IntN(2) == 0 {

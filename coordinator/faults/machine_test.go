@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"bloomery/coordinator/faults/history"
 	"bloomery/lab/bmc"
 	"bloomery/lab/vswitch"
 )
@@ -177,6 +178,9 @@ func (m *machine) runInstalled(ctx context.Context) {
 			continue
 		}
 		_ = response.Body.Close() // empty
+		if response.StatusCode == http.StatusNoContent {
+			m.w.record.add(history.Entry{Kind: history.Heard, Machine: m.name, Node: m.w.nodeAt(to.Addr())})
+		}
 		// Not found: an earlier call was heard whose answer was lost, or the job is over.
 		if response.StatusCode == http.StatusNoContent || response.StatusCode == http.StatusNotFound {
 			return

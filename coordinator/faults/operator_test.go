@@ -7,6 +7,7 @@ import (
 	"fmt"
 	mathrand "math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -236,6 +237,32 @@ func eventOf(e *bloomeryv1.Event) history.Event {
 		event.Report = int64(e.GetData().GetFields()["report"].GetNumberValue())
 	}
 	return event
+}
+
+// littleLag is how many entries of the replicated log a coordinator may be behind that follows the leader.
+const littleLag = 5
+
+// caughtUp waits until every coordinator has what the leader has, so that each may be lost next.
+func (w *world) caughtUp(ctx context.Context) error {
+	c := w.operator.caller()
+	defer c.close()
+	for {
+		answer, _, err := try(ctx, c, func(ctx context.Context, url string) (*connect.Response[bloomeryv1.GetRackStatusResponse], error) {
+			return bloomeryv1connect.NewRackServiceClient(c.http, url).GetRackStatus(ctx, connect.NewRequest(&bloomeryv1.GetRackStatusRequest{}))
+		})
+		if err != nil {
+			return fmt.Errorf("ask for the rack's status: %w", err)
+		}
+		behind := slices.ContainsFunc(answer.Msg.GetNodes(), func(n *bloomeryv1.Node) bool {
+			return !n.GetReachable() || n.GetLogIndex() == 0 || n.GetLogLag() > littleLag
+		})
+		if !behind && answer.Msg.GetLeader() != "" {
+			return nil
+		}
+		if !pause(ctx, 100*time.Millisecond) {
+			return fmt.Errorf("the coordinators do not catch up: %v", answer.Msg)
+		}
+	}
 }
 
 // ready waits until coordinators answer a read.

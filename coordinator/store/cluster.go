@@ -75,6 +75,8 @@ type engine interface {
 	recheck()
 	// hangUp ends the connections of all that use the database, those of this process too, and with them their transactions.
 	hangUp()
+	// isolate ends all connections for good, those of the replication too.
+	isolate()
 	// tidy is what the leader asks for the addresses that may stay members; nil removes none.
 	tidy(keep func(context.Context) (map[string]bool, error))
 	close() error

@@ -3,24 +3,43 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math"
+	"strings"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // One connection writes at a time, and dqlite ends its transaction with the connection only. A coordinator that was stopped or cut off in
-// the middle of one keeps all others out for as long as its connection lives, and a leader whose disk was full for a moment can keep
-// the lock for good. So the leader looks whether anybody gets through, hangs up on everybody when nobody does, and at last ends itself.
+// the middle of one keeps all others out for as long as its connection lives. So the leader looks whether anybody gets through, hangs up on
+// everybody when nobody does, and at last ends itself.
+//
+// A leader whose disk is full is worse (dqlite 1.11): a transaction that it could not write to its log stays half done in its memory, where others
+// read it as if it were stored, and can keep the lock for good. So a leader gives the leadership away before its disk is full,
+// writes nothing while it has to keep it, and ends itself when a write has failed that way. A follower whose disk was full does not follow again by itself,
+// so it ends itself too, once there is room to start with.
 
 const (
 	// guardEvery is how often the leader looks; stuckAfter how long nobody has got through when it hangs up, and again when it ends itself.
 	guardEvery = 250 * time.Millisecond
 	stuckAfter = 1500 * time.Millisecond
+	// segment is what the replicated log grows by, roomToLead what a leader must have left on its disk.
+	segment    = 8 << 20
+	roomToLead = 4 * segment
 )
 
-var errStuck = errors.New("the database on this coordinator lets nobody write, whoever is hung up on; it must be started again (its disk may have been full)")
+// ErrDiskFull says that this coordinator's disk has no room for the replicated log.
+var ErrDiskFull = errors.New("the coordinator's disk is full")
+
+var (
+	errStuck   = errors.New("the database on this coordinator lets nobody write, whoever is hung up on; it must be started again (its disk may have been full)")
+	errWasFull = errors.New("the coordinator's disk was full and has room again: it must be started again to follow the others")
+)
 
 // attempts counts what became of this process's updates.
-type attempts struct{ done, locked atomic.Int64 }
+type attempts struct{ done, locked, failed atomic.Int64 }
 
 func (a *attempts) note(err error) {
 	switch {
@@ -28,6 +47,8 @@ func (a *attempts) note(err error) {
 		a.done.Add(1)
 	case busy(err):
 		a.locked.Add(1)
+	case strings.Contains(err.Error(), "disk I/O error"):
+		a.failed.Add(1)
 	}
 }
 
@@ -77,12 +98,25 @@ func (g *guard) look(now time.Time, leading bool, done, locked int64, newest fun
 // keepWritable does what the guard finds necessary until the context ends.
 func (s *Store) keepWritable(ctx context.Context) {
 	var g guard
+	wasFull := false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(guardEvery):
 		}
+		left := s.room()
+		switch {
+		case s.attempts.failed.Swap(0) > 0 && left < roomToLead && s.Leading():
+			s.giveUp(fmt.Errorf("%w: a change could not be written, and what this coordinator has in memory is not to be trusted", ErrDiskFull))
+			return
+		case wasFull && left >= roomToLead:
+			s.giveUp(errWasFull)
+			return
+		case left < roomToLead && s.Leading():
+			s.leadNoMore(ctx, left)
+		}
+		wasFull = wasFull || left < segment
 		do, err := g.look(time.Now(), s.Leading(), s.attempts.done.Load(), s.attempts.locked.Load(), func() (n int64, err error) {
 			ask, cancel := context.WithTimeout(ctx, callTimeout)
 			defer cancel()
@@ -95,8 +129,48 @@ func (s *Store) keepWritable(ctx context.Context) {
 			s.log.Warn("nobody could write for a while: all connections to the database are ended", "for", stuckAfter)
 			s.node.hangUp()
 		case do == remedyEnd:
-			s.lost <- errStuck
+			s.giveUp(errStuck)
 			return
 		}
+	}
+}
+
+// giveUp ends the store. Nobody is to read here any more, or to follow this leader, while the rest of the process ends in good order.
+func (s *Store) giveUp(err error) {
+	s.node.isolate()
+	select {
+	case s.lost <- err:
+	default: // it has ended for another reason already
+	}
+}
+
+// room is how many bytes are left on the disk.
+func (s *Store) room() int64 {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(s.dir, &fs); err != nil {
+		s.log.Warn("look how full the disk is", "dir", s.dir, "error", err)
+		return math.MaxInt64
+	}
+	return int64(fs.Bavail) * fs.Bsize
+}
+
+// leadWithRoom is an error when this node leads and has no room on its disk to go on with it.
+func (s *Store) leadWithRoom() error {
+	if !s.Leading() {
+		return nil
+	}
+	if left := s.room(); left < roomToLead {
+		return fmt.Errorf("%w: %s has %d bytes left, %d are needed", ErrDiskFull, s.dir, left, int64(roomToLead))
+	}
+	return nil
+}
+
+// leadNoMore gives the leadership away.
+func (s *Store) leadNoMore(ctx context.Context, left int64) {
+	s.log.Error("the disk is full: another coordinator shall lead", "dir", s.dir, "free_bytes", left)
+	ctx, cancel := context.WithTimeout(ctx, handoverTimeout)
+	defer cancel()
+	if err := s.node.transfer(ctx); err != nil && ctx.Err() == nil {
+		s.log.Warn("give the leadership away", "error", err)
 	}
 }

@@ -266,6 +266,7 @@ func (n *node) failed() <-chan error         { return n.failedCh }
 func (n *node) address() string              { return n.self.Address }
 func (n *node) recheck()                     { n.links.recheck() }
 func (n *node) hangUp()                      { n.links.hangUpClients() }
+func (n *node) isolate()                     { n.links.close() }
 
 func (n *node) leader() (string, time.Time, int64) {
 	n.mu.Lock()

@@ -268,6 +268,9 @@ func (s *Store) Update(ctx context.Context, f func(*Tx) error) error {
 	err := s.retry(ctx, func(ctx context.Context) (err error) {
 		defer func() { s.attempts.note(err) }()
 		tries++
+		if err := s.leadWithRoom(); err != nil {
+			return err // another one may lead in a moment
+		}
 		tx, err := s.write.BeginTx(ctx, nil)
 		if err != nil {
 			return err
@@ -278,7 +281,11 @@ func (s *Store) Update(ctx context.Context, f func(*Tx) error) error {
 		// write any more once another was committed meanwhile.
 		if err := t.exec("INSERT INTO operations (id, created) VALUES (?, ?)", id, nanos(t.now)); err != nil {
 			if unsure && isUnique(err) {
-				return nil
+				// Read where the change may be half done (see guard.go): it is stored if another one can follow it.
+				if err := t.exec("UPDATE operations SET created = created WHERE id = ?", id); err != nil {
+					return err
+				}
+				return tx.Commit()
 			}
 			return err
 		}
@@ -345,7 +352,7 @@ func retryUnless(ctx context.Context, hopeless func() bool, f func(context.Conte
 
 // unavailable names what kept a call from being done.
 func unavailable(err error) error {
-	if busy(err) {
+	if busy(err) || errors.Is(err, ErrDiskFull) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrNoMajority, err)
@@ -353,7 +360,7 @@ func unavailable(err error) error {
 
 // passes tells failures of the database that go away by themselves: there is no busy timeout, and leaders change.
 func passes(err error) bool {
-	if busy(err) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, ErrNoMajority) {
+	if busy(err) || errors.Is(err, ErrDiskFull) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, ErrNoMajority) {
 		return true
 	}
 	var network *net.OpError

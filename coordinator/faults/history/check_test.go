@@ -84,6 +84,12 @@ func TestCheckAcceptsWhatIsAllowed(t *testing.T) {
 			(*h)[2].Node, (*h)[2].At = "c3", 20*time.Millisecond
 			(*h)[3].Node, (*h)[3].At = "c2", 6500*time.Microsecond
 		},
+		"a phone-home call whose answer was lost": func(h *[]Entry, s *State) {
+			*h = append(*h, Entry{At: time.Second, Kind: Heard, Machine: "m1", Node: "c1"})
+			for n := int64(8); n < 10; n++ {
+				s.Events = append(s.Events, Event{Sequence: n, Type: "system.phoned_home", Machine: "m1"})
+			}
+		},
 		"events after the watcher had gone": func(_ *[]Entry, s *State) {
 			s.Events = append(s.Events, Event{Sequence: 9, Type: "rack.note"})
 		},
@@ -119,6 +125,9 @@ func TestCheckRejects(t *testing.T) {
 		{"a finished step is gone", Lost, "step j1-1", func(h *[]Entry, s *State) { noWatch(h); drop(s, 4) }},
 		{"an accepted job is gone", Lost, "job j2", func(h *[]Entry, _ *State) {
 			*h = append(*h, Entry{At: time.Second, Kind: JobAccepted, Machine: "m2", Request: "r2", Job: "j2", Node: "c1"})
+		}},
+		{"a phone-home call is gone", Lost, "machine m1 phone home", func(h *[]Entry, _ *State) {
+			*h = append(*h, Entry{At: time.Second, Kind: Heard, Machine: "m1", Node: "c1"})
 		}},
 		{"an event that was watched is gone", Lost, "event 8", func(h *[]Entry, _ *State) {
 			*h = append(*h, Entry{At: time.Second, Kind: Watched, Sequence: 7}, Entry{At: time.Second, Kind: Watched, Sequence: 8})

@@ -28,6 +28,8 @@ const (
 	JobEnded Kind = "job-ended"
 	// JobTaken is a coordinator's own word that it drives a job from now on: Job, Node, Epoch.
 	JobTaken Kind = "job-taken"
+	// Heard is an answer to an installed system that phoned home, which says that this is stored: Machine, Node.
+	Heard Kind = "heard"
 	// Acted is a command as a device got it: Machine, Node (whose address it came from), Action, Changed (whether anything changed by it).
 	Acted Kind = "acted"
 	// Watched is an event as a watcher who goes on where it was got it: Sequence, Node.

@@ -33,6 +33,7 @@ func (c *checker) jobs() {
 		}
 	}
 	c.oneJobAtATime()
+	c.phoneCalls()
 }
 
 func ended(status string) bool {
@@ -57,6 +58,25 @@ func (c *checker) oneJobAtATime() {
 			if driven[e.Machine] == e.Job {
 				driven[e.Machine] = ""
 			}
+		}
+	}
+}
+
+// phoneCalls checks that the record has a phone-home call for each that was answered.
+func (c *checker) phoneCalls() {
+	stored, heard := map[string]int{}, map[string]int{}
+	for _, e := range c.final.Events {
+		if e.Type == "system.phoned_home" {
+			stored[e.Machine]++
+		}
+	}
+	for _, e := range c.entries {
+		if e.Kind != Heard {
+			continue
+		}
+		heard[e.Machine]++
+		if heard[e.Machine] == stored[e.Machine]+1 {
+			c.add(Lost, e.At, "%s heard machine %s phone home %d times or more, of which the record has %d", e.Node, e.Machine, heard[e.Machine], stored[e.Machine])
 		}
 	}
 }
