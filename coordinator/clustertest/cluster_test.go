@@ -24,11 +24,13 @@ type client struct {
 	done  chan struct{}
 }
 
-func (r *Rack) write(prefix string) *client {
+func (r *Rack) write(prefix string) *client { return r.writeAt(prefix, r.Nodes()) }
+
+func (r *Rack) writeAt(prefix string, nodes []*Node) *client {
 	ctx, cancel := context.WithCancel(r.t.Context())
 	c := &client{stop: cancel, done: make(chan struct{})}
 	var clients []Client
-	for _, n := range r.Nodes() {
+	for _, n := range nodes {
 		clients = append(clients, n.Client())
 	}
 	go func() {
@@ -121,4 +123,31 @@ func TestLeaderIsKilled(t *testing.T) {
 		leader.Start()
 		r.WaitVoters(3)
 	}
+}
+
+// TestLeaderIsPaused stops the leader's process for a while: connections to it stay open and are silent.
+func TestLeaderIsPaused(t *testing.T) {
+	r := Start(t, Options{Nodes: 3, Processes: true})
+	leader := r.Leader()
+	var others []*Node
+	for _, n := range r.Nodes() {
+		if n != leader {
+			others = append(others, n)
+		}
+	}
+	w := r.writeAt("p", others)
+	for w.count() < 20 {
+		time.Sleep(10 * time.Millisecond)
+	}
+	leader.Pause()
+	for begin, n := time.Now(), w.count(); w.count() < n+20 && time.Since(begin) < patience; {
+		time.Sleep(10 * time.Millisecond)
+	}
+	leader.Resume()
+	for begin, n := time.Now(), w.count(); w.count() < n+20 && time.Since(begin) < patience; {
+		time.Sleep(10 * time.Millisecond)
+	}
+	r.check(w)
+	t.Logf("leader %s paused and resumed: %d writes, longest gap %v", leader.Name, w.count(), w.gap)
+	r.WaitVoters(3)
 }

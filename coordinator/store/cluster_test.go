@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -289,4 +290,76 @@ func TestGrowsLive(t *testing.T) {
 	time.Sleep(300 * time.Millisecond)
 	w.end()
 	c.check(third, w)
+}
+
+// TestLoneNodeGetsAnAddress lets the database of a rack of one, as earlier versions made it, grow.
+func TestLoneNodeGetsAnAddress(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t)
+	lone := c.options("c1", "")
+	lone.Cluster = nil
+	s, err := Open(t.Context(), lone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	update(t, s, func(tx *Tx) error { return tx.AppendEvent(&bloomeryv1.Event{Type: "x", Message: "old"}, "old") })
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a, moved, b := freeAddress(t), freeAddress(t), freeAddress(t)
+	c.start("c1", a)
+	c.stop("c1")
+	// While nobody knows it, it may move again.
+	first := c.start("c1", moved)
+	if n := countEvents(t, first); n != 1 {
+		t.Errorf("%d events, want 1", n)
+	}
+	second := c.start("c2", b, moved)
+	c.settle(second, 1)
+	update(t, second, func(tx *Tx) error { return tx.AppendEvent(&bloomeryv1.Event{Type: "x", Message: "new"}, "new") })
+	c.stop("c2")
+	c.stop("c1")
+	_, err = Open(t.Context(), c.options("c1", a))
+	if err == nil || !strings.Contains(err.Error(), "keeps its address") {
+		t.Errorf("a node that others know got another address: %v", err)
+	}
+	_, err = Open(t.Context(), lone)
+	if err == nil || !strings.Contains(err.Error(), "set cluster.address") {
+		t.Errorf("a node that others know lost its address: %v", err)
+	}
+	if n := countEvents(t, c.start("c1", moved)); n != 2 {
+		t.Errorf("%d events, want 2", n)
+	}
+}
+
+// TestStrangersAreRefused dials a node without a certificate, and with that of somebody who is not admitted.
+func TestStrangersAreRefused(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t)
+	address := freeAddress(t)
+	s := c.start("c1", address)
+	refused := func(what string, certificates ...tls.Certificate) {
+		t.Helper()
+		config := c.authority.NodeTLS()
+		config.Certificates = certificates
+		d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second}, Config: config}
+		conn, err := d.DialContext(t.Context(), "tcp", address)
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+		_, _ = conn.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+		if n, err := conn.Read(make([]byte, 1)); err == nil || n > 0 {
+			t.Errorf("%s was answered", what)
+		}
+	}
+	refused("nobody")
+	c.mu.Lock()
+	c.refused["thief"] = true
+	c.mu.Unlock()
+	refused("one who is not admitted", c.certificate("thief"))
+	if err := s.Probe(t.Context(), address); err != nil {
+		t.Errorf("the node itself: %v", err)
+	}
 }
