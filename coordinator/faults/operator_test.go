@@ -242,8 +242,10 @@ func eventOf(e *bloomeryv1.Event) history.Event {
 // littleLag is how many entries of the replicated log a coordinator may be behind that follows the leader.
 const littleLag = 5
 
-// caughtUp waits until every coordinator has what the leader has, so that each may be lost next.
-func (w *world) caughtUp(ctx context.Context) error {
+// caughtUpWithin waits until every coordinator has what the leader has, so that each may be lost next.
+func (w *world) caughtUpWithin(most time.Duration) error {
+	ctx, cancel := context.WithTimeout(w.ctx, most)
+	defer cancel()
 	c := w.operator.caller()
 	defer c.close()
 	for {
