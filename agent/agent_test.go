@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -81,8 +83,37 @@ func TestEnrolIsRetriedAfterRefusals(t *testing.T) {
 	c.refuse = 3
 	startAgent(t, c, newFakeMachine())
 	eventually(t, "step done", func() bool { return len(c.ends("a")) == 1 })
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.enrols != 4 {
 		t.Errorf("%d enrolments, want 4", c.enrols)
+	}
+	// A coordinator that has signed, and whose answer was lost, signs again for the same key only.
+	for i, key := range c.keys {
+		if !bytes.Equal(key, c.keys[0]) {
+			t.Errorf("try %d was for another key", i+1)
+		}
+	}
+}
+
+func TestCertificateIsRenewed(t *testing.T) {
+	c := newFakeCoordinator(t)
+	c.lifetime = 3 * time.Second
+	startAgent(t, c, newFakeMachine())
+	eventually(t, "renewals", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.enrols >= 3
+	})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range c.keys {
+		if want := map[bool]string{true: strconv.Itoa(i)}[i > 0]; c.shown[i] != want {
+			t.Errorf("enrolment %d showed certificate %q, want %q", i+1, c.shown[i], want)
+		}
+		if i > 0 && bytes.Equal(c.keys[i], c.keys[i-1]) {
+			t.Errorf("renewal %d is for the old key", i)
+		}
 	}
 }
 

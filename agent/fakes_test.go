@@ -154,8 +154,13 @@ type fakeCoordinator struct {
 	server  *httptest.Server
 	certTLS tls.Certificate
 
-	mu       sync.Mutex
-	enrols   int
+	mu     sync.Mutex
+	enrols int
+	// keys are the public keys that enrolments asked for, shown the serial numbers of the certificates that came with them, "" for none.
+	keys  [][]byte
+	shown []string
+	// lifetime is the certificates', an hour when it is zero.
+	lifetime time.Duration
 	steps    []*pb.Step
 	reports  map[int64]*pb.Report
 	repeated int // reports that came again
@@ -174,7 +179,7 @@ func newFakeCoordinator(t *testing.T, steps ...*pb.Step) *fakeCoordinator {
 	c.roots.AddCert(c.ca)
 	mux := http.NewServeMux()
 	mux.Handle(bloomeryv1connect.NewAgentServiceHandler(c))
-	c.handler = mux
+	c.handler = withCertificate(mux)
 	c.listen("127.0.0.1:0")
 	t.Cleanup(func() { c.server.CloseClientConnections(); c.server.Close() })
 	return c
@@ -235,19 +240,38 @@ func (c *fakeCoordinator) restart(down time.Duration) {
 	c.listen(c.address)
 }
 
-func (c *fakeCoordinator) Enrol(_ context.Context, r *connect.Request[pb.EnrolRequest]) (*connect.Response[pb.EnrolResponse], error) {
+type shownKey struct{}
+
+// withCertificate tells handlers which certificate a call showed.
+func withCertificate(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		serial := ""
+		if len(r.TLS.PeerCertificates) > 0 {
+			serial = r.TLS.PeerCertificates[0].SerialNumber.String()
+		}
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), shownKey{}, serial)))
+	})
+}
+
+func (c *fakeCoordinator) Enrol(ctx context.Context, r *connect.Request[pb.EnrolRequest]) (*connect.Response[pb.EnrolResponse], error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.enrols++
-	if c.enrols <= c.refuse {
-		return nil, connect.NewError(connect.CodePermissionDenied, errors.New("not expected"))
-	}
 	csr, err := x509.ParseCertificateRequest(r.Msg.Csr)
 	if err != nil || csr.CheckSignature() != nil {
 		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("bad request"))
 	}
+	shown, _ := ctx.Value(shownKey{}).(string)
+	c.keys, c.shown = append(c.keys, csr.RawSubjectPublicKeyInfo), append(c.shown, shown)
+	if c.enrols <= c.refuse {
+		return nil, connect.NewError(connect.CodePermissionDenied, errors.New("not expected"))
+	}
+	lifetime := time.Hour
+	if c.lifetime != 0 {
+		lifetime = c.lifetime
+	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(int64(c.enrols)), Subject: pkix.Name{CommonName: "node1"}, NotBefore: time.Now().Add(-time.Minute),
-		NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+		NotAfter: time.Now().Add(lifetime), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
 	der, err := x509.CreateCertificate(rand.Reader, template, c.ca, csr.PublicKey, c.key)
 	if err != nil {
 		return nil, err

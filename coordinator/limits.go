@@ -35,7 +35,7 @@ type limits struct {
 func newLimits() *limits {
 	return &limits{
 		// Above what a whole rack asks through one relay; agents fetch images in ranges of 4 MiB.
-		address:  newKeyedLimit[netip.Addr](10_000, 20_000),
+		address:  newKeyedLimit[netip.Addr](20_000, 40_000),
 		stranger: newKeyedLimit[netip.Addr](20, 200),
 		caller:   newKeyedLimit[string](1000, 2000),
 		enrol:    rate.NewLimiter(50, 400), enrolFrom: newKeyedLimit[netip.Addr](1, 20),

@@ -55,7 +55,8 @@ func (c *Coordinator) startJob(ctx context.Context, name, requestID string, r Re
 	who := callerOf(ctx).Name
 	var key string
 	if requestID != "" {
-		sum := sha256.Sum256([]byte(who + "\x00" + name + "\x00" + r.Kind.String() + "\x00" + requestID))
+		// A token and an operator may have the same name.
+		sum := sha256.Sum256([]byte(callerOf(ctx).actor() + "\x00" + name + "\x00" + r.Kind.String() + "\x00" + requestID))
 		key = hex.EncodeToString(sum[:])
 	}
 	facts, err := c.facts(r)
