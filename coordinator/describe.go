@@ -38,6 +38,9 @@ func (c *Config) Describe() []string {
 	if len(c.Listen.PhoneHome) > 0 {
 		lines = append(lines, "hears installed systems phone home on "+strings.Join(c.Listen.PhoneHome, ", "))
 	}
+	if c.Listen.Metrics != "" {
+		lines = append(lines, "shows its metrics, without asking who looks, on "+c.Listen.Metrics)
+	}
 	for _, n := range c.Networks {
 		line := fmt.Sprintf("network %s is VLAN %d", n.Name, n.VLAN)
 		if n.Prefix.IsValid() {

@@ -71,7 +71,7 @@ func (c *Coordinator) readEvents(ctx context.Context, f store.EventFilter) (even
 		}
 		all, err := c.segmentEvents(ctx, s)
 		if err != nil {
-			return nil, 0, err
+			return nil, 0, fmt.Errorf("read archived events %d to %d (ask for events after %d to leave them out): %w", s.First, s.Last, s.Last, err)
 		}
 		for _, e := range all {
 			if !chosen(f, e) {
