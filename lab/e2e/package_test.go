@@ -15,7 +15,7 @@ import (
 )
 
 // packageTimeout bounds the machine's life; it takes a minute when it has the host to itself.
-const packageTimeout = 8 * time.Minute
+const packageTimeout = 12 * time.Minute
 
 // packageCommand makes systemd run testdata/package.sh from the volume instead of bringing everything up (systemd-run-generator(8)).
 const packageCommand = "console=ttyS0 root=/dev/vda2 rw quiet cloud-init=disabled systemd.run_success_action=none " +
