@@ -131,18 +131,9 @@ func (c *Coordinator) claimJobs(s *session, free []string) (claimed []store.Fenc
 	if len(free) == 0 {
 		return nil, nil
 	}
-	err = c.Store.Update(s.ctx, func(tx *store.Tx) error {
-		claimed = nil
-		for _, id := range free {
-			f, ok, err := tx.Claim(store.Holding{Job: id}, s.id)
-			if err != nil {
-				return err
-			}
-			if ok {
-				claimed = append(claimed, f)
-			}
-		}
-		return nil
+	err = c.Store.Update(s.ctx, func(tx *store.Tx) (err error) {
+		claimed, err = tx.ClaimJobs(free, s.id)
+		return err
 	})
 	if err != nil {
 		return nil, err

@@ -25,7 +25,7 @@ const (
 	// marginPart of a lease is what its holder gives up at the end, for clocks that run at different speeds.
 	marginPart = 10
 	// claimAtOnce bounds the jobs that one transaction claims.
-	claimAtOnce = 50
+	claimAtOnce = 500
 )
 
 var errLapsed = fmt.Errorf("this coordinator's lease is over: %w", store.ErrFenced)

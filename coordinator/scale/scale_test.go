@@ -127,7 +127,7 @@ func measure(t *testing.T, o run) findings {
 	if err := finishAll(t.Context(), agents); err != nil {
 		t.Error(err)
 	}
-	time.Sleep(o.idle / 2) // the drivers have a thousand steps to begin
+	time.Sleep(2 * o.idle) // the drivers have a thousand steps to begin
 	f.wait = cpuOf(t, r, func() {
 		if err := pollAll(t.Context(), agents, max(time.Second, o.idle.Truncate(time.Second))); err != nil {
 			t.Error(err)
@@ -139,10 +139,10 @@ func measure(t *testing.T, o run) findings {
 
 // ramp raises the rate until the goal is missed.
 func (f *findings) ramp(t *testing.T, agents []*agent, o run) {
+	f.limit = f.reports
 	if o.ramp == 0 {
 		return
 	}
-	f.limit = f.reports
 	for rate := 1.25; rate <= 16; rate *= 1.25 {
 		found := reportAll(t.Context(), agents, time.Duration(float64(o.every)/rate), o.ramp)
 		t.Logf("%v", found)

@@ -2,6 +2,8 @@ package store
 
 import (
 	"errors"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -111,6 +113,21 @@ func TestFreeJobs(t *testing.T) {
 	update(t, s, func(tx *Tx) error { return tx.CloseSession("b") })
 	if ids := free(); len(ids) != 3 {
 		t.Errorf("free after b's end: %v", ids)
+	}
+	claim := func(session string, ids ...string) (fences []Fence) {
+		update(t, s, func(tx *Tx) (err error) { fences, err = tx.ClaimJobs(ids, session); return err })
+		slices.SortFunc(fences, func(a, b Fence) int { return strings.Compare(a.Job, b.Job) })
+		return fences
+	}
+	if got := claim("b", "free", "mine", "other"); len(got) != 0 {
+		t.Errorf("a session that has ended claimed %v", got)
+	}
+	update(t, s, func(tx *Tx) error { return tx.OpenSession("c") })
+	if got := claim("c", "free", "mine", "other", "ended", "nowhere"); !slices.Equal(got, []Fence{{Holding{Job: "free"}, "c", 1}, {Holding{Job: "other"}, "c", 2}}) {
+		t.Errorf("c claimed %v", got)
+	}
+	if got := claim("a", "free", "mine"); !slices.Equal(got, []Fence{{Holding{Job: "mine"}, "a", 2}}) {
+		t.Errorf("a claimed %v", got)
 	}
 	if err := s.Update(t.Context(), func(tx *Tx) error {
 		_, ok, err := tx.Claim(Holding{Job: "ended"}, "a")
