@@ -35,8 +35,6 @@ type Deps struct {
 	Authority  *pki.Authority
 	DialBMC    DialBMC
 	DialSwitch DialSwitch
-	// ImageSource reads other coordinators' images; nil while there are none.
-	ImageSource ImageSource
 	// roster is one that is not kept when it is nil.
 	roster *roster
 	// FetchSegment reads other coordinators' archives; nil asks their APIs.

@@ -59,14 +59,12 @@ func (c *Coordinator) imageView(ctx context.Context) (imageView, error) {
 		if v.catalogue, err = r.CatalogueImages(); err != nil {
 			return err
 		}
-		if v.copies, err = r.ImageCopies(""); err != nil {
-			return err
-		}
-		v.nodes, err = r.NodeNames()
+		v.copies, err = r.ImageCopies("")
 		return err
 	})
-	if !slices.Contains(v.nodes, c.config.Node) {
-		v.nodes = append(v.nodes, c.config.Node)
+	v.nodes = []string{c.config.Node}
+	for _, n := range c.others() {
+		v.nodes = append(v.nodes, n.Name)
 	}
 	slices.Sort(v.nodes)
 	return v, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"time"
 
@@ -19,6 +20,8 @@ const (
 	// A copy that failed is tried again after firstCopyPause, doubled each time up to maxCopyPause.
 	firstCopyPause = time.Second
 	maxCopyPause   = time.Minute
+	// copyPatience is for how long the holders of an image are asked before the copy counts as failed.
+	copyPatience = 20 * time.Second
 	// shortestPause keeps a store that cannot be read from being asked all the time.
 	shortestPause = 200 * time.Millisecond
 )
@@ -30,9 +33,6 @@ const (
 	copyCorrupt  = "IMAGE_CORRUPT"
 	copyFetching = "FETCH_FAILED"
 )
-
-// ImageSource reads images that the named coordinators hold.
-type ImageSource func(ctx context.Context, nodes []string) (images.Source, error)
 
 // imageSync keeps this coordinator's store like the rack's catalogue.
 type imageSync struct {
@@ -254,27 +254,14 @@ func (s *imageSync) fail(ctx context.Context, image store.CatalogueImage, reason
 // fetch copies an image from coordinators that hold it. Signature and frames are verified as they arrive.
 func (s *imageSync) fetch(ctx context.Context, image store.CatalogueImage) (reason string, err error) {
 	c, name, begin := s.c, image.GetName(), time.Now()
-	var holders []string
-	err = c.Store.View(ctx, func(r *store.Reader) error {
-		holders = holders[:0]
-		copies, err := r.ImageCopies("")
-		for _, copy := range copies {
-			if copy.Name == name && copy.Node != c.config.Node {
-				holders = append(holders, copy.Node)
-			}
-		}
-		return err
-	})
+	source, done, err := c.imageSource(ctx, name)
 	if err != nil {
 		return copyFetching, err
 	}
-	if len(holders) == 0 || c.ImageSource == nil {
-		return noCopy, fmt.Errorf("no other coordinator holds it; add it again if it stays so")
+	if source == nil {
+		return noCopy, errors.New("no other coordinator holds it; add it again if it stays so")
 	}
-	source, err := c.ImageSource(ctx, holders)
-	if err != nil {
-		return copyFetching, err
-	}
+	defer done()
 	manifest, signature, err := source.FetchManifest(ctx, name)
 	if err != nil {
 		return copyFetching, err
@@ -309,6 +296,42 @@ func (s *imageSync) fetch(ctx context.Context, image store.CatalogueImage) (reas
 		return ch.note(&bloomeryv1.Event{Type: "image.copied", Message: fmt.Sprintf("coordinator %s has copied image %s (%d bytes in %.1f s)", c.config.Node, name, size, seconds)},
 			map[string]any{"image": name, "node": c.config.Node, "bytes": float64(size), "seconds": seconds})
 	})
+}
+
+// imageSource reads an image from the other coordinators that hold it, with this one's certificate; nil when there is none. done gives its
+// connections up.
+func (c *Coordinator) imageSource(ctx context.Context, name string) (source images.Source, done func(), err error) {
+	var copies []store.ImageCopy
+	err = c.Store.View(ctx, func(r *store.Reader) (err error) { copies, err = r.ImageCopies(""); return err })
+	if err != nil {
+		return nil, nil, err
+	}
+	peers := peerTransports{}
+	from := &images.HTTPSource{Patience: copyPatience, Client: &http.Client{Transport: peers}}
+	for _, n := range c.others() {
+		if slices.ContainsFunc(copies, func(copy store.ImageCopy) bool { return copy.Name == name && copy.Node == n.Name }) {
+			peers[n.Name] = c.peerClient(n)
+			from.BaseURLs = append(from.BaseURLs, "https://"+n.Name)
+		}
+	}
+	if len(peers) == 0 {
+		return nil, nil, nil
+	}
+	return from, peers.close, nil
+}
+
+// peerTransports sends a request to the coordinator whose name stands in its URL.
+type peerTransports map[string]*http.Client
+
+// RoundTrip implements http.RoundTripper.
+func (p peerTransports) RoundTrip(r *http.Request) (*http.Response, error) {
+	return p[r.URL.Host].Transport.RoundTrip(r)
+}
+
+func (p peerTransports) close() {
+	for _, client := range p {
+		client.CloseIdleConnections()
+	}
 }
 
 // receive reads the data of an upload from a source, in order.

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -33,9 +32,9 @@ type imageRack struct {
 	auth    *pki.Authority
 	public  images.PublicKey
 	private images.PrivateKey
-	// mu guards nodes against the coordinators; only the test changes it.
-	mu    sync.Mutex
-	nodes map[string]*imageNode
+	nodes   map[string]*imageNode
+	// roster is what all of them know of each other.
+	roster *roster
 }
 
 type imageNode struct {
@@ -47,13 +46,13 @@ type imageNode struct {
 
 func newImageRack(t *testing.T, nodes ...string) *imageRack {
 	t.Helper()
-	r := &imageRack{t: t, nodes: map[string]*imageNode{}}
+	r := &imageRack{t: t, nodes: map[string]*imageNode{}, roster: &roster{}}
 	var err error
 	r.public, r.private, err = images.GenerateKey()
 	must(t, err)
 	dir := t.TempDir()
 	keys := filepath.Join(dir, "pki")
-	must(t, pki.InitRack(keys, pki.InitOptions{Name: "test", ServerAddresses: []string{"127.0.0.1"}, OperatorName: "anna"}))
+	must(t, pki.InitRack(keys, pki.InitOptions{Name: "test", ServerAddresses: []string{"127.0.0.1"}, OperatorName: "anna", Node: "c1"}))
 	r.auth, err = pki.LoadAuthority(keys)
 	must(t, err)
 	r.db, err = store.Open(t.Context(), store.Options{Dir: filepath.Join(dir, "dqlite"), SecretFile: filepath.Join(dir, "secret.key"), Logger: slog.New(slog.DiscardHandler)})
@@ -79,7 +78,7 @@ func (r *imageRack) join(name, dir string) *imageNode {
 		log = slog.New(slog.NewTextHandler(r.t.Output(), nil)).With("node", name)
 	}
 	timing := testTiming()
-	c, err := New(Config{Node: name, Timing: timing}, Deps{Store: r.db, Images: st, Authority: r.auth, Logger: log, ImageSource: r.source})
+	c, err := New(Config{Node: name, Timing: timing}, Deps{Store: r.db, Images: st, Authority: r.auth, Logger: log, roster: r.roster})
 	must(r.t, err)
 	server := httptest.NewUnstartedServer(c.Handler())
 	server.TLS = r.auth.ServerTLS()
@@ -97,13 +96,11 @@ func (r *imageRack) join(name, dir string) *imageNode {
 		if err := st.Close(); err != nil {
 			r.t.Error(err)
 		}
-		r.mu.Lock()
-		defer r.mu.Unlock()
 		delete(r.nodes, name)
+		r.enlist()
 	}
-	r.mu.Lock()
 	r.nodes[name] = n
-	r.mu.Unlock()
+	r.enlist()
 	r.t.Cleanup(func() {
 		if r.nodes[name] == n {
 			n.stop()
@@ -112,17 +109,19 @@ func (r *imageRack) join(name, dir string) *imageNode {
 	return n
 }
 
-// source reads from the nodes that run.
-func (r *imageRack) source(_ context.Context, nodes []string) (images.Source, error) {
-	s := &images.HTTPSource{Patience: time.Second, Client: nodeClient(r.auth)}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, name := range nodes {
-		if n := r.nodes[name]; n != nil {
-			s.BaseURLs = append(s.BaseURLs, n.url)
+// enlist tells all which nodes there are. They share one certificate, which is c1's, so that one is always there.
+func (r *imageRack) enlist() {
+	all := []store.Node{{Name: "c1"}}
+	for name, n := range r.nodes {
+		node := store.Node{Name: name, API: []string{n.url}}
+		if name == "c1" {
+			all[0] = node
+		} else {
+			all = append(all, node)
 		}
 	}
-	return s, nil
+	_, err := r.roster.replace(all)
+	must(r.t, err)
 }
 
 // image makes an image of random bytes.

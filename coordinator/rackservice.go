@@ -41,8 +41,31 @@ func (c *Coordinator) GetRackStatus(ctx context.Context, _ *connect.Request[bloo
 	}
 	wg.Wait()
 	sortNodes(answer.GetNodes())
+	c.countImages(ctx, answer)
 	summarise(answer, members, leader, current, c.config.Now())
 	return connect.NewResponse(answer), nil
+}
+
+// imagesTimeout is how long the status waits for the database to say which images miss; without a majority it cannot.
+const imagesTimeout = time.Second
+
+// countImages says which coordinators have no copy of an image yet.
+func (c *Coordinator) countImages(ctx context.Context, answer *bloomeryv1.GetRackStatusResponse) {
+	ctx, cancel := context.WithTimeout(ctx, imagesTimeout)
+	defer cancel()
+	err := c.Store.View(ctx, func(r *store.Reader) error {
+		for _, n := range answer.GetNodes() {
+			missing, err := r.ImagesMissing(n.GetName())
+			if err != nil {
+				return err
+			}
+			n.ImagesMissing = int32(missing)
+		}
+		return nil
+	})
+	if err != nil {
+		answer.Warnings = append(answer.Warnings, "which coordinators miss images is not known: the database does not answer")
+	}
 }
 
 // summarise puts together what the coordinators said with what the replicated log says, and says what is not as it should be.
@@ -91,6 +114,9 @@ func summarise(answer *bloomeryv1.GetRackStatusResponse, members []store.Member,
 		if end := n.GetCertificateNotAfter(); end != nil && end.AsTime().Sub(now) < expiresSoon {
 			warn("the certificate of %s ends on %s", n.GetName(), end.AsTime().Format(time.DateOnly))
 		}
+		if n.GetImagesMissing() > 0 {
+			warn("%s has no copy of %d images yet", n.GetName(), n.GetImagesMissing())
+		}
 		if n.GetDiskTotalBytes() > 0 && n.GetDiskFreeBytes() < n.GetDiskTotalBytes()/10 {
 			warn("less than a tenth of the disk of %s is free", n.GetName())
 		}
@@ -138,7 +164,7 @@ func (c *Coordinator) RemoveNode(ctx context.Context, r *connect.Request[bloomer
 				continue
 			}
 			n.Removed, n.Address = ch.Now(), ""
-			if err := ch.saveNode(n); err != nil {
+			if err := errors.Join(ch.saveNode(n), ch.DropImageCopies(name)); err != nil {
 				return err
 			}
 			return ch.note(&bloomeryv1.Event{Type: "node.removed", Severity: bloomeryv1.Severity_SEVERITY_WARNING, Message: fmt.Sprintf("coordinator %s was removed from the rack", name)},

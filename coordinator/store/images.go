@@ -107,18 +107,6 @@ func (t *Tx) DropImageCopies(node string) error {
 	return t.exec("DELETE FROM image_copies WHERE ? = '' OR node = ?", node, node)
 }
 
-// NodeNames lists the rack's coordinators that are on record.
-func (r *Reader) NodeNames() ([]string, error) {
-	rows, err := r.q.QueryContext(r.ctx, "SELECT name FROM nodes ORDER BY name")
-	if err != nil {
-		return nil, fmt.Errorf("read the coordinators' names: %w", err)
-	}
-	return collect(rows, func(rows *sql.Rows) (name string, err error) {
-		err = rows.Scan(&name)
-		return name, err
-	})
-}
-
 // ImagesMissing counts the rack's images that a coordinator has no copy of.
 func (r *Reader) ImagesMissing(node string) (int, error) {
 	var n int
