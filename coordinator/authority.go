@@ -24,6 +24,8 @@ const (
 	// authoritySettle is how long a coordinator trusts a new CA before it signs with it, by its own monotonic clock: until then the
 	// others have heard of it, so that nobody is shown a certificate that he does not know yet.
 	authoritySettle = 4 * time.Second
+	// beginTimeout is how long callers wait at the start for the record of who they are.
+	beginTimeout = 2 * time.Second
 )
 
 // authorityKeeper follows which CAs the rack trusts, and keeps this coordinator's own certificate fresh. One goroutine owns it.
@@ -44,6 +46,18 @@ func (c *Coordinator) newAuthorityKeeper(settle time.Duration) *authorityKeeper 
 		k.seen[ca.Fingerprint()] = time.Time{}
 	}
 	return k
+}
+
+// begin tries to put on record who may use the rack before anybody is answered: at a rack's first start its operator would be refused else.
+// Without the database run tries on.
+func (k *authorityKeeper) begin(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, beginTimeout)
+	defer cancel()
+	if err := k.prepare(ctx); err != nil {
+		k.c.Logger.Warn("put on record who may use the rack", "error", err)
+		return
+	}
+	k.prepared = true
 }
 
 // run follows until the context ends.

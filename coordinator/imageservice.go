@@ -265,6 +265,9 @@ func (c *Coordinator) commitImage(ctx context.Context, upload *images.Upload) (*
 		return noteImage(ctx, ch, "image.added", image.GetName())
 	})
 	image.Copies = []string{c.config.Node}
+	for _, n := range c.others() {
+		image.Missing = append(image.Missing, n.Name)
+	}
 	return image, err
 }
 

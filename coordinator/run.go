@@ -149,6 +149,8 @@ func (c *Coordinator) serve(ctx context.Context) error {
 			}
 		})
 	}
+	keeper := c.newAuthorityKeeper(authoritySettle)
+	keeper.begin(ctx)
 	part("API", func() error { return serve(ctx, server(c.Handler(), c.Authority.ServerTLS(), c.Logger), api) })
 	if len(phoneHome) > 0 {
 		part("phone-home", func() error { return serve(ctx, phoneHomeServer(c.PhoneHome(), c.Logger), phoneHome) })
@@ -162,7 +164,7 @@ func (c *Coordinator) serve(ctx context.Context) error {
 	part("database", func() error { return c.Store.Wait(ctx) })
 	part("coordinators", func() error { return c.keepRoster(ctx) })
 	part("hints", func() error { return c.follow(ctx) })
-	part("certificates", func() error { return c.newAuthorityKeeper(authoritySettle).run(ctx) })
+	part("certificates", func() error { return keeper.run(ctx) })
 	part("images", func() error { return c.syncImages(ctx) })
 	part("jobs", func() error { return c.Drive(ctx) })
 	part("webhooks", func() error { return c.DeliverWebhooks(ctx) })

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -164,7 +165,38 @@ func (o *UpOptions) startCoordinators(ctx context.Context, l layout, st *state) 
 		}
 		o.Progress(fmt.Sprintf("started coordinator %s (bloomeryd, process %d) in namespace %s", p.name(), st.Coordinators[p.name()].PID, p.namespace()))
 	}
+	if len(places) > 1 {
+		return o.waitVoters(ctx, l, len(places))
+	}
 	return nil
+}
+
+// waitVoters returns when all coordinators vote, so that one of them may be lost.
+func (o *UpOptions) waitVoters(ctx context.Context, l layout, want int) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	for {
+		var status struct{ Nodes []struct{ Role string } }
+		voters := 0
+		text, err := o.quietTool(ctx, l, "", "rack", "status", "-o", "json")
+		if err == nil {
+			err = json.Unmarshal(text, &status)
+		}
+		for _, n := range status.Nodes {
+			if n.Role == "NODE_ROLE_VOTER" {
+				voters++
+			}
+		}
+		if err == nil && voters == want {
+			o.Progress(fmt.Sprintf("all %d coordinators vote", want))
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for %d coordinators to vote, %d do: %w", want, voters, errors.Join(ctx.Err(), err))
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
 }
 
 // join lets a further coordinator into the rack as an operator does: a token is made at the rack and used up on the new machine.
@@ -176,7 +208,8 @@ func (o *UpOptions) join(ctx context.Context, l layout, p place) error {
 	if err := os.WriteFile(l.joinToken(p), token, 0o600); err != nil {
 		return fmt.Errorf("joining coordinator %s: %w", p.name(), err)
 	}
-	if _, err := o.tool(ctx, l, p.namespace(), "rack", "join", "--token-file", l.joinToken(p), "--config", l.coordinatorConfig(p)); err != nil {
+	join := []string{"rack", "join", "--token-file", l.joinToken(p), "--coordinator-config", l.coordinatorConfig(p), "--bloomeryd", o.Bloomeryd}
+	if _, err := o.tool(ctx, l, p.namespace(), join...); err != nil {
 		return err
 	}
 	return os.Remove(l.joinToken(p))
@@ -254,13 +287,17 @@ func (o *UpOptions) runTool(ctx context.Context, l layout, args ...string) error
 
 // tool runs a bloomery command as the rack's operator, in a namespace unless that is empty, and returns what it printed.
 func (o *UpOptions) tool(ctx context.Context, l layout, namespace string, args ...string) ([]byte, error) {
+	o.Progress("bloomery " + strings.Join(args, " "))
+	return o.quietTool(ctx, l, namespace, args...)
+}
+
+func (o *UpOptions) quietTool(ctx context.Context, l layout, namespace string, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, toolTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, o.Bloomery, args...)
 	cmd.Env = append(environment(l, o.Config.Name), "BLOOMERY_CONFIG="+l.clientConfig())
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	o.Progress("bloomery " + strings.Join(args, " "))
 	start := cmd.Start
 	if namespace != "" {
 		start = func() error { return netns.Do(namespace, cmd.Start) }
