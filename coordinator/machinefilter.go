@@ -88,7 +88,7 @@ func found(search string, m *bloomeryv1.Machine) bool {
 	return slices.ContainsFunc(where, func(s string) bool { return strings.Contains(strings.ToLower(s), search) })
 }
 
-// machineOrder is how a list is sorted: by a text made from each machine, then by name, so that no two machines are equal.
+// machineOrder is how a list is sorted: by a text made from each machine, then by its name, so that no two are equal.
 type machineOrder struct {
 	key        func(*bloomeryv1.Machine) string
 	descending bool
