@@ -50,9 +50,9 @@ func (w *world) newCaller(from netip.Addr, config *tls.Config) *caller {
 func (c *caller) show(config *tls.Config) {
 	c.close()
 	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: c.from.AsSlice()}, Timeout: callTimeout}
-	c.tls = config
+	c.tls = config.Clone() // a transport changes it
 	c.http = &http.Client{Transport: &http.Transport{
-		DialContext: dialer.DialContext, TLSClientConfig: config, ForceAttemptHTTP2: true, TLSHandshakeTimeout: callTimeout,
+		DialContext: dialer.DialContext, TLSClientConfig: c.tls, ForceAttemptHTTP2: true, TLSHandshakeTimeout: callTimeout,
 		HTTP2: &http.HTTP2Config{SendPingTimeout: time.Second, PingTimeout: time.Second},
 	}}
 }

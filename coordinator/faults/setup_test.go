@@ -48,6 +48,9 @@ func (w *world) close(cancel context.CancelFunc) {
 		if err := n.end(syscall.SIGTERM); err != nil {
 			w.t.Errorf("%v", err)
 		}
+		if what := n.misbehaviour(); what != "" {
+			w.t.Errorf("coordinator %s: %s", n.name, what)
+		}
 		if keep := os.Getenv(logsVariable); keep != "" {
 			if err := errors.Join(os.MkdirAll(keep, 0o755), copyFile(n.log.Name(), filepath.Join(keep, n.name+".log"))); err != nil {
 				w.t.Errorf("keep the log of %s: %v", n.name, err)

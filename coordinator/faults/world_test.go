@@ -247,3 +247,17 @@ func (n *node) tail(lines int) string {
 	all := bytes.Split(bytes.TrimSpace(data), []byte("\n"))
 	return string(bytes.Join(all[max(0, len(all)-lines):], []byte("\n")))
 }
+
+// misbehaviour is what a coordinator's log has of races that the detector found and of panics; empty when there is none.
+func (n *node) misbehaviour() string {
+	data, err := os.ReadFile(n.log.Name())
+	if err != nil {
+		return err.Error()
+	}
+	for _, sign := range []string{"WARNING: DATA RACE", "\npanic: ", "\nfatal error: "} {
+		if i := bytes.Index(data, []byte(sign)); i >= 0 {
+			return string(data[i:min(len(data), i+4000)])
+		}
+	}
+	return ""
+}
