@@ -55,8 +55,11 @@ func (c *Coordinator) startJob(ctx context.Context, name, requestID string, r Re
 	who := callerOf(ctx).Name
 	var key string
 	if requestID != "" {
-		// A token and an operator may have the same name.
-		sum := sha256.Sum256([]byte(callerOf(ctx).actor() + "\x00" + name + "\x00" + r.Kind.String() + "\x00" + requestID))
+		asks := who
+		if callerOf(ctx).token != nil {
+			asks = "token " + who // An operator may have the same name.
+		}
+		sum := sha256.Sum256([]byte(asks + "\x00" + name + "\x00" + r.Kind.String() + "\x00" + requestID))
 		key = hex.EncodeToString(sum[:])
 	}
 	facts, err := c.facts(r)
