@@ -99,8 +99,7 @@ func (c *Coordinator) enlist(ctx context.Context) error {
 		// The only node of the database under a name that is not on record was restored or renamed; after a recovery the others' copies are worthless.
 		for _, n := range all {
 			if n.Present() && n.Name != want.Name && (recovered || !known) {
-				n.Removed, n.Address = ch.Now(), ""
-				if err := ch.SaveNode(n); err != nil {
+				if err := ch.RemoveNode(n); err != nil {
 					return err
 				}
 			}

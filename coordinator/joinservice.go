@@ -179,12 +179,14 @@ func (c *Coordinator) admitNode(ch *change, r *bloomeryv1.JoinRackRequest, token
 			return fresh.Joined, notNow("address", "ADDRESS_TAKEN", "coordinator %s has the address %s", n.Name, n.Address)
 		}
 	}
+	var before *bloomeryv1.Node
 	switch {
 	case i < 0:
 		*all = append(*all, fresh)
 	case (*all)[i].Present() && token.UsedKey == nil:
 		return fresh.Joined, notNow("node", "NODE_PRESENT", "coordinator %s is in the rack: remove it first", token.Node)
 	case (*all)[i].Present():
+		before = nodeMessage((*all)[i])
 		fresh.NotBefore = (*all)[i].NotBefore
 		(*all)[i] = fresh
 	default:
@@ -192,7 +194,7 @@ func (c *Coordinator) admitNode(ch *change, r *bloomeryv1.JoinRackRequest, token
 		fresh.NotBefore = fresh.Joined
 		(*all)[i] = fresh
 	}
-	if err := ch.saveNode(fresh); err != nil {
+	if err := ch.saveNode(fresh, before); err != nil {
 		return fresh.Joined, err
 	}
 	if token.UsedKey != nil {
@@ -202,24 +204,10 @@ func (c *Coordinator) admitNode(ch *change, r *bloomeryv1.JoinRackRequest, token
 		map[string]any{"node": fresh.Name, "address": fresh.Address})
 }
 
-// saveNode stores a coordinator's record and wakes who follows the list.
-func (ch *change) saveNode(n store.Node) error {
+// saveNode stores the record of a coordinator that is in the rack, and wakes who follows the list.
+func (ch *change) saveNode(n store.Node, before *bloomeryv1.Node) error {
 	ch.topics["nodes"] = true
-	all, err := ch.Nodes()
-	if err != nil {
-		return err
-	}
-	var before *bloomeryv1.Node
-	for _, old := range all {
-		if old.Name == n.Name && old.Present() {
-			before = nodeMessage(old)
-		}
-	}
-	var after *bloomeryv1.Node
-	if n.Present() {
-		after = nodeMessage(n)
-	}
-	ch.changed("coordinator "+n.Name, before, after)
+	ch.changed("coordinator "+n.Name, before, nodeMessage(n))
 	return ch.SaveNode(n)
 }
 

@@ -163,8 +163,9 @@ func (c *Coordinator) RemoveNode(ctx context.Context, r *connect.Request[bloomer
 			if n.Name != name || !n.Present() {
 				continue
 			}
-			n.Removed, n.Address = ch.Now(), ""
-			if err := errors.Join(ch.saveNode(n), ch.DropImageCopies(name)); err != nil {
+			ch.topics["nodes"] = true
+			ch.changed("coordinator "+n.Name, nodeMessage(n), (*bloomeryv1.Node)(nil))
+			if err := ch.RemoveNode(n); err != nil {
 				return err
 			}
 			return ch.note(&bloomeryv1.Event{Type: "node.removed", Severity: bloomeryv1.Severity_SEVERITY_WARNING, Message: fmt.Sprintf("coordinator %s was removed from the rack", name)},

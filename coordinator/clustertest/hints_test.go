@@ -39,7 +39,7 @@ func TestHintsReachTheOthers(t *testing.T) {
 	for i, n := range r.Nodes() {
 		name := "hint-0" + string(rune('1'+i))
 		begin := time.Now()
-		ok(t, r.machine(n, name))
+		r.must(n, name)
 		for seen := 0; seen < 3; {
 			select {
 			case got := <-names:

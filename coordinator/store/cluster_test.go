@@ -189,7 +189,11 @@ func (c *testCluster) write(name string, to func() *Store) *writer {
 		last := time.Now()
 		for i := 0; ctx.Err() == nil; i++ {
 			key := fmt.Sprintf("%s-%d", name, i)
-			err := to().Update(ctx, func(tx *Tx) error { return tx.AppendEvent(&bloomeryv1.Event{Type: "x", Message: key}, key) })
+			err := ErrNoMajority
+			// A machine that is too busy may be without a leader for longer than a call waits: then the client tries again.
+			for errors.Is(err, ErrNoMajority) && ctx.Err() == nil {
+				err = to().Update(ctx, func(tx *Tx) error { return tx.AppendEvent(&bloomeryv1.Event{Type: "x", Message: key}, key) })
+			}
 			switch {
 			case err == nil:
 				w.acked = append(w.acked, key)

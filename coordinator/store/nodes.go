@@ -78,6 +78,20 @@ func (t *Tx) SaveNode(n Node) error {
 	return err
 }
 
+// RemoveNode notes that a coordinator has left the rack, with all that it held.
+func (t *Tx) RemoveNode(n Node) error {
+	n.Removed, n.Address = t.now, ""
+	if err := t.SaveNode(n); err != nil {
+		return err
+	}
+	for _, statement := range []string{"DELETE FROM node_certificates WHERE node = ?", "DELETE FROM archive_copies WHERE node = ?"} {
+		if err := t.exec(statement, n.Name); err != nil {
+			return fmt.Errorf("forget what coordinator %s held: %w", n.Name, err)
+		}
+	}
+	return t.DropImageCopies(n.Name)
+}
+
 // JoinToken finds a token by its hash.
 func (r *Reader) JoinToken(hash []byte) (JoinToken, error) {
 	t := JoinToken{Hash: bytes.Clone(hash)}
