@@ -69,8 +69,11 @@ func (f *fellow) holdUntilLost(ctx context.Context, duty string, won chan<- hold
 
 func TestDutyIsHeldByOne(t *testing.T) {
 	r := newRack(t)
-	won := make(chan holding)
-	next := func(after store.Fence) holding {
+	r.config.Timing.Lease = 3 * time.Second // a busy host must not end it
+	r.halt()
+	r.start()
+	archive, other := make(chan holding), make(chan holding)
+	next := func(won chan holding, after store.Fence) holding {
 		t.Helper()
 		select {
 		case h := <-won:
@@ -96,21 +99,22 @@ func TestDutyIsHeldByOne(t *testing.T) {
 		f := r.fellow()
 		ctx, stop := context.WithCancel(ctx)
 		fellows[f] = stop
-		wg.Go(func() { f.holdUntilLost(ctx, "archive", won) })
+		wg.Go(func() { f.holdUntilLost(ctx, "archive", archive) })
 	}
 
 	// A lease that is over, as it is after a process was stopped, ends the work at the first question; the holder is another one's equal then.
-	first := next(store.Fence{})
+	first := next(archive, store.Fence{})
 	must(t, fence.Check(first.ctx))
-	s := first.by.sessions.current
-	s.extend(0, 0)
+	first.by.sessions.mu.Lock()
+	first.by.sessions.current.extend(0, 0)
+	first.by.sessions.mu.Unlock()
 	if err := fence.Check(first.ctx); !errors.Is(err, errLapsed) {
 		t.Errorf("a holder whose lease is over may act: %v", err)
 	}
 	if first.ctx.Err() == nil {
 		<-first.ctx.Done()
 	}
-	second := next(first.fence)
+	second := next(archive, first.fence)
 	if second.fence.Owner == first.fence.Owner {
 		t.Error("a session lived on after its lease")
 	}
@@ -121,7 +125,7 @@ func TestDutyIsHeldByOne(t *testing.T) {
 	// One that stops gives up at once; the other follows.
 	fellows[second.by]()
 	second.by.stop()
-	third := next(second.fence)
+	third := next(archive, second.fence)
 	if third.by == second.by {
 		t.Fatal("the coordinator that stopped holds the duty")
 	}
@@ -138,8 +142,8 @@ func TestDutyIsHeldByOne(t *testing.T) {
 		return err
 	}))
 	began := time.Now()
-	wg.Go(func() { third.by.holdUntilLost(ctx, "other", won) })
-	fourth := next(store.Fence{Epoch: 1})
+	wg.Go(func() { third.by.holdUntilLost(ctx, "other", other) })
+	fourth := next(other, store.Fence{Epoch: 1})
 	if took := time.Since(began); took < r.config.Timing.Lease {
 		t.Errorf("a lease of %s was broken after %s", r.config.Timing.Lease, took)
 	}
