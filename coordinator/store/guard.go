@@ -22,9 +22,11 @@ import (
 // so it ends itself too, once there is room to start with.
 
 const (
-	// guardEvery is how often the leader looks; stuckAfter how long nobody has got through when it hangs up, and again when it ends itself.
+	// guardEvery is how often the leader looks; stuckAfter how long nobody has got through when it hangs up, and deadAfter how long
+	// it waits from then on before it ends itself: on a host that is out of breath one honest transaction takes seconds.
 	guardEvery = 250 * time.Millisecond
 	stuckAfter = 1500 * time.Millisecond
+	deadAfter  = 6 * time.Second
 	// segment is what the replicated log grows by, roomToLead what a leader must have left on its disk.
 	segment    = 8 << 20
 	roomToLead = 4 * segment
@@ -76,7 +78,11 @@ func (g *guard) look(now time.Time, leading bool, done, locked int64, newest fun
 		*g = guard{done: done, locked: locked}
 		return remedyNone, nil
 	}
-	if g.watching && (locked == g.locked || now.Sub(g.since) < stuckAfter) {
+	patience := stuckAfter
+	if g.hungUp {
+		patience = deadAfter
+	}
+	if g.watching && (locked == g.locked || now.Sub(g.since) < patience) {
 		return remedyNone, nil
 	}
 	n, err := newest()

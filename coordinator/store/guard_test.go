@@ -1,6 +1,7 @@
 package store
 
 import (
+	"strings"
 	"testing"
 	"time"
 )
@@ -13,10 +14,11 @@ func TestGuard(t *testing.T) {
 		"all is well":                         {"dddddddddddd", "............"},
 		"some wait":                           {"dlldlldlldlldlld", "................"},
 		"others get through":                  {"lololololololololo", ".................."},
-		"stuck":                               {"dlllllllllllllll", ".......h.....e.."},
+		"stuck":                               {"d" + strings.Repeat("l", 32), ".......h" + strings.Repeat(".", 23) + "e."},
+		"stuck, free before the end":          {strings.Repeat("l", 25) + "dlllll", "......h" + strings.Repeat(".", 24)},
 		"stuck, then free":                    {"llllllllddddllll", "......h........."},
 		"stuck again after a while":           {"llllllldlllllllll", "......h.......h.."},
-		"stuck, seldom tried":                 {"l...l...l...l...l", "......h.....e...."},
+		"stuck, seldom tried":                 {strings.Repeat("l...", 8), "......h" + strings.Repeat(".", 23) + "e."},
 		"another one leads":                   {"ffffffffffff", "............"},
 		"one that leads no more has no worry": {"llllffffllll", "............"},
 	} {
