@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"strings"
 	"sync/atomic"
@@ -16,10 +17,10 @@ import (
 // the middle of one keeps all others out for as long as its connection lives. So the leader looks whether anybody gets through, hangs up on
 // everybody when nobody does, and at last ends itself.
 //
-// A leader whose disk is full is worse (dqlite 1.11): a transaction that it could not write to its log stays half done in its memory, where others
-// read it as if it were stored, and can keep the lock for good. So a leader gives the leadership away before its disk is full,
-// writes nothing while it has to keep it, and ends itself when a write has failed that way. A follower whose disk was full does not follow again by itself,
-// so it ends itself too, once there is room to start with.
+// A disk that is full is worse (dqlite 1.11, libraft 0.15). A leader keeps a transaction that it could not write to its log half done in its
+// memory, where others read it as if it were stored, and can keep the lock for good; a follower's log gets a hole, with which its node never starts
+// again. So nothing is written to a disk that is nearly full: a leader gives the leadership away, or refuses to write while there is nobody else;
+// a follower ends itself, and does not start until there is room.
 
 const (
 	// guardEvery is how often the leader looks; stuckAfter how long nobody has got through when it hangs up, and deadAfter how long
@@ -27,18 +28,17 @@ const (
 	guardEvery = 250 * time.Millisecond
 	stuckAfter = 1500 * time.Millisecond
 	deadAfter  = 6 * time.Second
-	// segment is what the replicated log grows by, roomToLead what a leader must have left on its disk.
-	segment    = 8 << 20
-	roomToLead = 4 * segment
+	// handEvery is how often a leader without room tries to give the leadership away.
+	handEvery = time.Second
+	// roomToLead is what a leader must have left on its disk, and anyone who starts; roomToFollow what a follower must. The replicated log grows by
+	// segments of 8 MiB, of which some are made beforehand.
+	roomToLead, roomToFollow = 32 << 20, 16 << 20
 )
 
 // ErrDiskFull says that this coordinator's disk has no room for the replicated log.
 var ErrDiskFull = errors.New("the coordinator's disk is full")
 
-var (
-	errStuck   = errors.New("the database on this coordinator lets nobody write, whoever is hung up on; it must be started again (its disk may have been full)")
-	errWasFull = errors.New("the coordinator's disk was full and has room again: it must be started again to follow the others")
-)
+var errStuck = errors.New("the database on this coordinator lets nobody write, whoever is hung up on; it must be started again")
 
 // attempts counts what became of this process's updates.
 type attempts struct{ done, locked, failed atomic.Int64 }
@@ -104,25 +104,27 @@ func (g *guard) look(now time.Time, leading bool, done, locked int64, newest fun
 // keepWritable does what the guard finds necessary until the context ends.
 func (s *Store) keepWritable(ctx context.Context) {
 	var g guard
-	wasFull := false
+	var triedToHand time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(guardEvery):
 		}
-		left := s.room()
+		left := room(s.dir, s.log)
 		switch {
-		case s.attempts.failed.Swap(0) > 0 && left < roomToLead && s.Leading():
+		case left < roomToLead && s.Leading() && s.attempts.failed.Swap(0) > 0:
 			s.giveUp(fmt.Errorf("%w: a change could not be written, and what this coordinator has in memory is not to be trusted", ErrDiskFull))
 			return
-		case wasFull && left >= roomToLead:
-			s.giveUp(errWasFull)
-			return
 		case left < roomToLead && s.Leading():
-			s.leadNoMore(ctx, left)
+			if time.Since(triedToHand) >= handEvery {
+				s.leadNoMore(ctx, left)
+				triedToHand = time.Now()
+			}
+		case left < roomToFollow && s.Leader() != "":
+			s.giveUp(noRoom(s.dir, left, roomToFollow))
+			return
 		}
-		wasFull = wasFull || left < segment
 		do, err := g.look(time.Now(), s.Leading(), s.attempts.done.Load(), s.attempts.locked.Load(), func() (n int64, err error) {
 			ask, cancel := context.WithTimeout(ctx, callTimeout)
 			defer cancel()
@@ -150,14 +152,18 @@ func (s *Store) giveUp(err error) {
 	}
 }
 
-// room is how many bytes are left on the disk.
-func (s *Store) room() int64 {
+// room is how many bytes are left on a folder's disk.
+func room(dir string, log *slog.Logger) int64 {
 	var fs unix.Statfs_t
-	if err := unix.Statfs(s.dir, &fs); err != nil {
-		s.log.Warn("look how full the disk is", "dir", s.dir, "error", err)
+	if err := unix.Statfs(dir, &fs); err != nil {
+		log.Warn("look how full the disk is", "dir", dir, "error", err)
 		return math.MaxInt64
 	}
 	return int64(fs.Bavail) * fs.Bsize
+}
+
+func noRoom(dir string, left, needed int64) error {
+	return fmt.Errorf("%w: %s has %d bytes left, %d are needed", ErrDiskFull, dir, left, needed)
 }
 
 // leadWithRoom is an error when this node leads and has no room on its disk to go on with it.
@@ -165,8 +171,8 @@ func (s *Store) leadWithRoom() error {
 	if !s.Leading() {
 		return nil
 	}
-	if left := s.room(); left < roomToLead {
-		return fmt.Errorf("%w: %s has %d bytes left, %d are needed", ErrDiskFull, s.dir, left, int64(roomToLead))
+	if left := room(s.dir, s.log); left < roomToLead {
+		return noRoom(s.dir, left, roomToLead)
 	}
 	return nil
 }

@@ -98,6 +98,9 @@ func openAt(ctx context.Context, o Options, schema int) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	if left := room(o.Dir, o.Logger); left < roomToLead {
+		return nil, errors.Join(noRoom(o.Dir, left, roomToLead), lock.Close())
+	}
 	node, err := startEngine(ctx, o)
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
