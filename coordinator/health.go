@@ -10,6 +10,9 @@ import (
 	"bloomery/coordinator/store"
 )
 
+// healthzPath is where anyone may ask whether the process is alive.
+const healthzPath = "/healthz"
+
 // readyTimeout is how long the store may take to answer a coordinator that is called ready.
 const readyTimeout = 2 * time.Second
 

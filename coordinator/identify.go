@@ -97,6 +97,8 @@ func refuseRequest(w http.ResponseWriter, r *http.Request, err error) {
 func (c *Coordinator) lookUp(r *http.Request, who caller) (caller, error) {
 	header := r.Header.Values("Authorization")
 	switch {
+	case r.URL.Path == healthzPath:
+		return who, nil // whether the process lives does not depend on the database
 	case len(header) > 0 && who.Role != pki.RoleNone:
 		return who, &refusedCaller{"it shows both a certificate and a token: use one"}
 	case len(header) > 0:

@@ -111,16 +111,6 @@ func (r *roster) node(name string) (store.Node, bool) {
 	return store.Node{}, false
 }
 
-// named finds the present coordinator whose database has an address.
-func (r *roster) named(address string) string {
-	for _, n := range r.nodes() {
-		if n.Address == address && n.Present() {
-			return n.Name
-		}
-	}
-	return ""
-}
-
 // admit says why whoever shows a coordinator's certificate is none. Everyone else is let through.
 func (r *roster) admit(id pki.Identity) error {
 	if id.Role != pki.RoleNode {

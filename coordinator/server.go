@@ -50,7 +50,7 @@ func (c *Coordinator) Handler() http.Handler {
 	mux.HandleFunc("GET "+archivePath, c.serveArchive)
 	mux.Handle("/images/", c.mayReadImages(images.Handler(c.Images, c.Logger)))
 	mux.Handle("GET /metrics", c.serveMetrics(c.metricsHandler()))
-	mux.HandleFunc("GET /healthz", c.serveHealthz)
+	mux.HandleFunc("GET "+healthzPath, c.serveHealthz)
 	mux.HandleFunc("GET /readyz", c.serveReadyz)
 	return paced(c.limit(c.identify(mux)), stallTimeout, bodyTimeout)
 }
