@@ -149,7 +149,7 @@ type fakeCoordinator struct {
 	key     *ecdsa.PrivateKey
 	roots   *x509.CertPool
 	refuse  int // how many enrolments are refused first
-	handler http.Handler
+	mux     *http.ServeMux
 	address string
 	server  *httptest.Server
 	certTLS tls.Certificate
@@ -177,9 +177,8 @@ func newFakeCoordinator(t *testing.T, steps ...*pb.Step) *fakeCoordinator {
 	c.certTLS = tls.Certificate{Certificate: [][]byte{serverCert.Raw}, PrivateKey: serverKey}
 	c.roots = x509.NewCertPool()
 	c.roots.AddCert(c.ca)
-	mux := http.NewServeMux()
-	mux.Handle(bloomeryv1connect.NewAgentServiceHandler(c))
-	c.handler = withCertificate(mux)
+	c.mux = http.NewServeMux()
+	c.mux.Handle(bloomeryv1connect.NewAgentServiceHandler(c))
 	c.listen("127.0.0.1:0")
 	t.Cleanup(func() { c.server.CloseClientConnections(); c.server.Close() })
 	return c
@@ -213,7 +212,7 @@ func (c *fakeCoordinator) listen(address string) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.server = httptest.NewUnstartedServer(c.handler)
+	c.server = httptest.NewUnstartedServer(withCertificate(c.mux))
 	c.server.Listener.Close()
 	c.server.Listener, c.address = listener, listener.Addr().String()
 	c.server.EnableHTTP2 = true

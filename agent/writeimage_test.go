@@ -44,7 +44,7 @@ func TestWriteImage(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			c.spec.Disk = &pb.DiskRef{Serial: "S1"}
 			coordinator := newFakeCoordinator(t, &pb.Step{Id: "a", Spec: &pb.Step_WriteImage{WriteImage: c.spec}, Progress: &pb.Progress{ResumeFrame: c.resume}})
-			coordinator.handler.(*http.ServeMux).Handle("/images/", http.StripPrefix("/images/", http.FileServer(http.Dir(store))))
+			coordinator.mux.Handle("/images/", http.StripPrefix("/images/", http.FileServer(http.Dir(store))))
 			m := newFakeMachine()
 			m.disks[0].SizeBytes, m.key = c.size, c.key
 			startAgent(t, coordinator, m)
