@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"testing"
 	"time"
 
@@ -18,7 +17,6 @@ import (
 // Variables of "make faults".
 const (
 	roundsVariable = "BLOOMERY_FAULTS_ROUNDS"
-	seedVariable   = "BLOOMERY_FAULTS_SEED"
 	onlyVariable   = "BLOOMERY_FAULTS_ONLY"
 	reportVariable = "BLOOMERY_FAULTS_REPORT"
 	logsVariable   = "BLOOMERY_FAULTS_LOGS"
@@ -46,24 +44,6 @@ func TestTenRounds(t *testing.T) {
 	w := newWorld(t, size{nodes: rackSize, machines: 8, reporters: 12})
 	faults := w.faults()
 	w.run(faults, 10, 1, func(round int, _ *rand.Rand) fault { return faults[round%len(faults)].briefly() })
-}
-
-// TestManyRounds is "make faults": a random fault a round, as many as asked for.
-func TestManyRounds(t *testing.T) {
-	rounds, err := strconv.Atoi(os.Getenv(roundsVariable))
-	if err != nil {
-		t.Skip("runs by \"make faults\"")
-	}
-	if !inWorld(t) {
-		return
-	}
-	seed, err := strconv.ParseUint(os.Getenv(seedVariable), 10, 64)
-	if err != nil {
-		seed = rand.Uint64() >> 32
-	}
-	w := newWorld(t, size{nodes: rackSize, machines: 20, reporters: 50})
-	faults := w.faults()
-	w.run(faults, rounds, seed, func(_ int, r *rand.Rand) fault { return faults[r.IntN(len(faults))] })
 }
 
 // rackSize is how many coordinators the rack has.

@@ -2,7 +2,6 @@ package scale
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -22,9 +21,6 @@ import (
 	"bloomery/coordinator/clustertest"
 	"bloomery/internal/figures"
 )
-
-// reportVariable names the file that "make bench" wants the figures in.
-const reportVariable = "BLOOMERY_SCALE_REPORT"
 
 // goal is the time within which 99 of 100 reports, and a list of all machines, shall be answered.
 const goal = 50 * time.Millisecond
@@ -80,28 +76,6 @@ func TestSmallRun(t *testing.T) {
 				t.Errorf("found %+v", f)
 			}
 		})
-	}
-}
-
-// TestScale is the coordinator's part of "make bench". Nothing fails on a time.
-func TestScale(t *testing.T) {
-	path := os.Getenv(reportVariable)
-	if path == "" {
-		t.Skip("runs by \"make bench\"")
-	}
-	var rows []figures.Row
-	for _, nodes := range []int{1, 3} {
-		t.Run(fmt.Sprintf("%d nodes", nodes), func(t *testing.T) {
-			f := measure(t, run{machines: 1000, nodes: nodes, every: time.Second, reportFor: 20 * time.Second, ramp: 6 * time.Second, idle: 8 * time.Second, lists: 21})
-			peer, command, err := sqlitePeer(t.Context(), t.TempDir())
-			if err != nil {
-				t.Fatal(err)
-			}
-			rows = append(rows, f.rows(nodes, peer, command)...)
-		})
-	}
-	if err := errors.Join(figures.Add(path, rows), figures.Table(os.Stdout, rows)); err != nil {
-		t.Fatal(err)
 	}
 }
 

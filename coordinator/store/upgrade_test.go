@@ -185,15 +185,18 @@ func TestNewerDatabaseIsRefused(t *testing.T) {
 	}
 }
 
-// childDir makes TestOpenInChild open what is there; see TestKilledWhileMigrating.
+// childDir makes the test binary a process that opens what is in a folder and waits to be killed; see TestKilledWhileMigrating.
 const childDir = "BLOOMERY_TEST_OPEN"
 
-func TestOpenInChild(t *testing.T) {
+func TestMain(m *testing.M) {
 	dir := os.Getenv(childDir)
 	if dir == "" {
-		t.Skip("is for TestKilledWhileMigrating")
+		os.Exit(m.Run())
 	}
-	openSchema1(t, dir)
+	if _, err := Open(context.Background(), schema1Options(dir)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	fmt.Println("opened")
 	select {}
 }
@@ -226,7 +229,7 @@ func openAndKill(t *testing.T, dir string, after time.Duration) time.Duration {
 	storetest.Unpack(t, schema1, dir)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	child := exec.CommandContext(ctx, os.Args[0], "-test.run", "^TestOpenInChild$")
+	child := exec.CommandContext(ctx, os.Args[0])
 	child.Env = append(os.Environ(), childDir+"="+dir)
 	out, err := child.StdoutPipe()
 	if err != nil {
