@@ -81,6 +81,7 @@ test: image $(TOOLS)/.stamp $(OUT)/libraries/.stamp ## every test, with the race
 
 bench: image ## ratios of ours to peers in the same run, into out/bench.json
 	@$(SUDO) env PATH="$$PATH" $(GO) run ./images/bench --image $(OUT)/images/debian-12 --raw $(OUT)/images/debian-12.raw --report $(OUT)/bench.json
+	@$(SUDO) env PATH="$$PATH" BLOOMERY_NETBOOT_REPORT=$(OUT)/bench.json $(GO) test -tags $(TAGS),bench -count 1 -timeout 5m -run '^TestBootStormFigures$$' ./netboot
 	@$(SUDO) env PATH="$$PATH" BLOOMERY_SCALE_REPORT=$(OUT)/bench.json $(GO) test -tags $(TAGS),bench -count 1 -timeout 15m -run '^TestScale$$' -v ./coordinator/scale
 
 ROUNDS ?= 200
