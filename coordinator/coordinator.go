@@ -44,7 +44,6 @@ type Deps struct {
 
 // Coordinator is one coordinator of a rack.
 type Coordinator struct {
-	pending
 	Deps
 	config  Config
 	hub     *hub
