@@ -72,7 +72,12 @@ func (c *Coordinator) CreateJoinToken(ctx context.Context, r *connect.Request[bl
 				return notNow("node", "NODE_PRESENT", "coordinator %s is in the rack: remove it first with \"bloomery rack remove-node %s\"", name, name)
 			}
 			present++
-			token.API = append(token.API, n.API...)
+			api := n.API
+			if n.Name == c.config.Node {
+				// Right after a restore or a move the record may still hold the old addresses.
+				api = advertised(c.config)
+			}
+			token.API = append(token.API, api...)
 		}
 		if present >= maxCoordinators {
 			return notNow("node", "RACK_FULL", "the rack has %d coordinators: remove one first", present)

@@ -138,7 +138,8 @@ func (c *testCluster) stop(name string) {
 // settle waits until the nodes have these many voters in all.
 func (c *testCluster) settle(s *Store, voters int) []Member {
 	c.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	// A node votes once it has caught up with all that is written meanwhile, which takes a busy host its time.
+	deadline := time.Now().Add(promoteTimeout + 30*time.Second)
 	for {
 		all, current, err := s.Members(c.t.Context())
 		n := 0
