@@ -19,6 +19,8 @@ const (
 	FrameSize = 4 << 20
 	// KindDisk is an image of a whole disk with its partition table.
 	KindDisk = "disk"
+	// KindRootfs is an image of a root file system: its frames make up one uncompressed tar archive (POSIX.1-2017, pax), to be unpacked onto any layout.
+	KindRootfs = "rootfs"
 	// MaxManifestSize is the largest manifest that is read, in bytes.
 	MaxManifestSize = 16 << 20
 	// MaxSignatureSize is the largest signature file that is read, in bytes.
@@ -47,11 +49,11 @@ type Manifest struct {
 	Format string `json:"format"`
 	// Name of the image: [a-z0-9][a-z0-9.-]{0,62}.
 	Name string `json:"name"`
-	// Kind is "disk".
+	// Kind is "disk" or "rootfs".
 	Kind string `json:"kind"`
-	// Size is the number of bytes of disk, a multiple of SectorSize.
+	// Size is the number of bytes of disk, or of the tar archive, a multiple of SectorSize.
 	Size int64 `json:"size"`
-	// SectorSize is the logical sector size the partition table counts in, 512 bytes.
+	// SectorSize is the logical sector size the partition table counts in, 512 bytes; for a rootfs tar's record size, 512 bytes too.
 	SectorSize int `json:"sector_size"`
 	// FrameSize is the number of bytes of disk in every data frame but the last.
 	FrameSize int64 `json:"frame_size"`
@@ -87,9 +89,23 @@ type Boot struct {
 	Initrd string `json:"initrd,omitempty"`
 	// Cmdline is the kernel command line of a kexec.
 	Cmdline string `json:"cmdline,omitempty"`
+	// RootStacks are what a rootfs image's initial RAM filesystem can find its root on: see the Stack constants. A disk image has none.
+	RootStacks []string `json:"root_stacks,omitempty"`
 	// MinMemory is the least memory the system starts with, in bytes; 0 when unknown.
 	MinMemory int64 `json:"min_memory,omitempty"`
 }
+
+// What a root file system may stand on or be, beside a plain partition and ext4, which every rootfs image can do.
+const (
+	StackMD      = "md"
+	StackLVM     = "lvm"
+	StackLVMThin = "lvm-thin"
+	StackLUKS    = "luks"
+	// StackTPM2 is LUKS2 opened by a key that is sealed in the machine's TPM 2.0.
+	StackTPM2  = "tpm2"
+	StackXFS   = "xfs"
+	StackBtrfs = "btrfs"
+)
 
 // Frame is a run of disk bytes: either FrameSize bytes stored as one zstd frame, or a run of zeros of any number of frames that is not stored.
 type Frame struct {

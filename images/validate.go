@@ -54,8 +54,8 @@ func (m *Manifest) Validate() error {
 	if err := ValidateName(m.Name); err != nil {
 		return err
 	}
-	if m.Kind != KindDisk {
-		return fieldErrorf("kind", "%.64q, want %q", m.Kind, KindDisk)
+	if m.Kind != KindDisk && m.Kind != KindRootfs {
+		return fieldErrorf("kind", "%.64q, want %q or %q", m.Kind, KindDisk, KindRootfs)
 	}
 	if m.SectorSize != SectorSize {
 		return fieldErrorf("sector_size", "%d, want %d", m.SectorSize, SectorSize)
@@ -75,7 +75,36 @@ func (m *Manifest) Validate() error {
 	if err := m.Boot.validate(); err != nil {
 		return err
 	}
+	if err := m.validateKind(); err != nil {
+		return err
+	}
 	return m.validateFrames()
+}
+
+// validateKind checks what only one kind of image has.
+func (m *Manifest) validateKind() error {
+	if m.Kind == KindDisk {
+		if len(m.Boot.RootStacks) > 0 {
+			return fieldErrorf("boot.root_stacks", "is of a rootfs image only")
+		}
+		return nil
+	}
+	if m.Boot.RootPartition != 0 || m.Boot.RootPartitionGUID != "" || m.Boot.ESPPartition != 0 {
+		return fieldErrorf("boot.root_partition", "is set, but a rootfs image has no partitions")
+	}
+	for i, stack := range m.Boot.RootStacks {
+		switch stack {
+		case StackMD, StackLVM, StackLVMThin, StackLUKS, StackTPM2, StackXFS, StackBtrfs:
+		default:
+			return fieldErrorf(fmt.Sprintf("boot.root_stacks[%d]", i), "%.64q is not known", stack)
+		}
+	}
+	for i := range m.Frames {
+		if m.Frames[i].Zero {
+			return fieldErrorf(fmt.Sprintf("frames[%d].zero", i), "is set, but every frame of a rootfs image is stored")
+		}
+	}
+	return nil
 }
 
 func (o OS) validate() error {

@@ -227,8 +227,10 @@ func (x *NextStepRequest) GetBootId() string {
 type NextStepResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty when there is nothing to do now.
-	JobId         string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
-	Step          *Step  `protobuf:"bytes,2,opt,name=step,proto3" json:"step,omitempty"`
+	JobId string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	Step  *Step  `protobuf:"bytes,2,opt,name=step,proto3" json:"step,omitempty"`
+	// The job's plan, with each step of an install with a layout.
+	Target        *LayoutTarget `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -277,6 +279,68 @@ func (x *NextStepResponse) GetStep() *Step {
 	return nil
 }
 
+func (x *NextStepResponse) GetTarget() *LayoutTarget {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+// LayoutTarget is what the disks shall be made, and what opens them.
+type LayoutTarget struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// bloomery.plan/v1, JSON, as it was stored when the job was created.
+	Plan []byte `protobuf:"bytes,1,opt,name=plan,proto3" json:"plan,omitempty"`
+	// The layout's secrets by name.
+	Secrets       map[string][]byte `protobuf:"bytes,2,rep,name=secrets,proto3" json:"secrets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LayoutTarget) Reset() {
+	*x = LayoutTarget{}
+	mi := &file_bloomery_v1_agent_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LayoutTarget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LayoutTarget) ProtoMessage() {}
+
+func (x *LayoutTarget) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_agent_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LayoutTarget.ProtoReflect.Descriptor instead.
+func (*LayoutTarget) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_agent_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *LayoutTarget) GetPlan() []byte {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+func (x *LayoutTarget) GetSecrets() map[string][]byte {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
 type ReportRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	BootId string                 `protobuf:"bytes,1,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
@@ -288,7 +352,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_bloomery_v1_agent_proto_msgTypes[4]
+	mi := &file_bloomery_v1_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -300,7 +364,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_agent_proto_msgTypes[4]
+	mi := &file_bloomery_v1_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -313,7 +377,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_agent_proto_rawDescGZIP(), []int{4}
+	return file_bloomery_v1_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ReportRequest) GetBootId() string {
@@ -351,7 +415,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_bloomery_v1_agent_proto_msgTypes[5]
+	mi := &file_bloomery_v1_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -363,7 +427,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_agent_proto_msgTypes[5]
+	mi := &file_bloomery_v1_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -376,7 +440,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_agent_proto_rawDescGZIP(), []int{5}
+	return file_bloomery_v1_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Report) GetSequence() int64 {
@@ -502,7 +566,7 @@ type StepStarted struct {
 
 func (x *StepStarted) Reset() {
 	*x = StepStarted{}
-	mi := &file_bloomery_v1_agent_proto_msgTypes[6]
+	mi := &file_bloomery_v1_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -514,7 +578,7 @@ func (x *StepStarted) String() string {
 func (*StepStarted) ProtoMessage() {}
 
 func (x *StepStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_agent_proto_msgTypes[6]
+	mi := &file_bloomery_v1_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -527,7 +591,7 @@ func (x *StepStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepStarted.ProtoReflect.Descriptor instead.
 func (*StepStarted) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_agent_proto_rawDescGZIP(), []int{6}
+	return file_bloomery_v1_agent_proto_rawDescGZIP(), []int{7}
 }
 
 type StepFinished struct {
@@ -545,7 +609,7 @@ type StepFinished struct {
 
 func (x *StepFinished) Reset() {
 	*x = StepFinished{}
-	mi := &file_bloomery_v1_agent_proto_msgTypes[7]
+	mi := &file_bloomery_v1_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -557,7 +621,7 @@ func (x *StepFinished) String() string {
 func (*StepFinished) ProtoMessage() {}
 
 func (x *StepFinished) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_agent_proto_msgTypes[7]
+	mi := &file_bloomery_v1_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -570,7 +634,7 @@ func (x *StepFinished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepFinished.ProtoReflect.Descriptor instead.
 func (*StepFinished) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_agent_proto_rawDescGZIP(), []int{7}
+	return file_bloomery_v1_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *StepFinished) GetOk() bool {
@@ -619,7 +683,7 @@ type Log struct {
 
 func (x *Log) Reset() {
 	*x = Log{}
-	mi := &file_bloomery_v1_agent_proto_msgTypes[8]
+	mi := &file_bloomery_v1_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -631,7 +695,7 @@ func (x *Log) String() string {
 func (*Log) ProtoMessage() {}
 
 func (x *Log) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_agent_proto_msgTypes[8]
+	mi := &file_bloomery_v1_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -644,7 +708,7 @@ func (x *Log) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Log.ProtoReflect.Descriptor instead.
 func (*Log) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_agent_proto_rawDescGZIP(), []int{8}
+	return file_bloomery_v1_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Log) GetSeverity() Severity {
@@ -680,7 +744,7 @@ type BootPhase struct {
 
 func (x *BootPhase) Reset() {
 	*x = BootPhase{}
-	mi := &file_bloomery_v1_agent_proto_msgTypes[9]
+	mi := &file_bloomery_v1_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +756,7 @@ func (x *BootPhase) String() string {
 func (*BootPhase) ProtoMessage() {}
 
 func (x *BootPhase) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_agent_proto_msgTypes[9]
+	mi := &file_bloomery_v1_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +769,7 @@ func (x *BootPhase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BootPhase.ProtoReflect.Descriptor instead.
 func (*BootPhase) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_agent_proto_rawDescGZIP(), []int{9}
+	return file_bloomery_v1_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *BootPhase) GetName() string {
@@ -746,7 +810,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_bloomery_v1_agent_proto_msgTypes[10]
+	mi := &file_bloomery_v1_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -758,7 +822,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_agent_proto_msgTypes[10]
+	mi := &file_bloomery_v1_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -771,7 +835,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_agent_proto_rawDescGZIP(), []int{10}
+	return file_bloomery_v1_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReportResponse) GetAcknowledged() int64 {
@@ -799,10 +863,17 @@ const file_bloomery_v1_agent_proto_rawDesc = "" +
 	"\tnot_after\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"M\n" +
 	"\x0fNextStepRequest\x12!\n" +
 	"\fwait_seconds\x18\x01 \x01(\x05R\vwaitSeconds\x12\x17\n" +
-	"\aboot_id\x18\x02 \x01(\tR\x06bootId\"P\n" +
+	"\aboot_id\x18\x02 \x01(\tR\x06bootId\"\x83\x01\n" +
 	"\x10NextStepResponse\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12%\n" +
-	"\x04step\x18\x02 \x01(\v2\x11.bloomery.v1.StepR\x04step\"W\n" +
+	"\x04step\x18\x02 \x01(\v2\x11.bloomery.v1.StepR\x04step\x121\n" +
+	"\x06target\x18\x03 \x01(\v2\x19.bloomery.v1.LayoutTargetR\x06target\"\xa0\x01\n" +
+	"\fLayoutTarget\x12\x12\n" +
+	"\x04plan\x18\x01 \x01(\fR\x04plan\x12@\n" +
+	"\asecrets\x18\x02 \x03(\v2&.bloomery.v1.LayoutTarget.SecretsEntryR\asecrets\x1a:\n" +
+	"\fSecretsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"W\n" +
 	"\rReportRequest\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12-\n" +
 	"\areports\x18\x02 \x03(\v2\x13.bloomery.v1.ReportR\areports\"\x8f\x03\n" +
@@ -854,49 +925,53 @@ func file_bloomery_v1_agent_proto_rawDescGZIP() []byte {
 	return file_bloomery_v1_agent_proto_rawDescData
 }
 
-var file_bloomery_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_bloomery_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_bloomery_v1_agent_proto_goTypes = []any{
 	(*EnrolRequest)(nil),          // 0: bloomery.v1.EnrolRequest
 	(*EnrolResponse)(nil),         // 1: bloomery.v1.EnrolResponse
 	(*NextStepRequest)(nil),       // 2: bloomery.v1.NextStepRequest
 	(*NextStepResponse)(nil),      // 3: bloomery.v1.NextStepResponse
-	(*ReportRequest)(nil),         // 4: bloomery.v1.ReportRequest
-	(*Report)(nil),                // 5: bloomery.v1.Report
-	(*StepStarted)(nil),           // 6: bloomery.v1.StepStarted
-	(*StepFinished)(nil),          // 7: bloomery.v1.StepFinished
-	(*Log)(nil),                   // 8: bloomery.v1.Log
-	(*BootPhase)(nil),             // 9: bloomery.v1.BootPhase
-	(*ReportResponse)(nil),        // 10: bloomery.v1.ReportResponse
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
-	(*Step)(nil),                  // 12: bloomery.v1.Step
-	(*Progress)(nil),              // 13: bloomery.v1.Progress
-	(*structpb.Struct)(nil),       // 14: google.protobuf.Struct
-	(Severity)(0),                 // 15: bloomery.v1.Severity
+	(*LayoutTarget)(nil),          // 4: bloomery.v1.LayoutTarget
+	(*ReportRequest)(nil),         // 5: bloomery.v1.ReportRequest
+	(*Report)(nil),                // 6: bloomery.v1.Report
+	(*StepStarted)(nil),           // 7: bloomery.v1.StepStarted
+	(*StepFinished)(nil),          // 8: bloomery.v1.StepFinished
+	(*Log)(nil),                   // 9: bloomery.v1.Log
+	(*BootPhase)(nil),             // 10: bloomery.v1.BootPhase
+	(*ReportResponse)(nil),        // 11: bloomery.v1.ReportResponse
+	nil,                           // 12: bloomery.v1.LayoutTarget.SecretsEntry
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*Step)(nil),                  // 14: bloomery.v1.Step
+	(*Progress)(nil),              // 15: bloomery.v1.Progress
+	(*structpb.Struct)(nil),       // 16: google.protobuf.Struct
+	(Severity)(0),                 // 17: bloomery.v1.Severity
 }
 var file_bloomery_v1_agent_proto_depIdxs = []int32{
-	11, // 0: bloomery.v1.EnrolResponse.not_after:type_name -> google.protobuf.Timestamp
-	12, // 1: bloomery.v1.NextStepResponse.step:type_name -> bloomery.v1.Step
-	5,  // 2: bloomery.v1.ReportRequest.reports:type_name -> bloomery.v1.Report
-	11, // 3: bloomery.v1.Report.time:type_name -> google.protobuf.Timestamp
-	6,  // 4: bloomery.v1.Report.started:type_name -> bloomery.v1.StepStarted
-	13, // 5: bloomery.v1.Report.progress:type_name -> bloomery.v1.Progress
-	7,  // 6: bloomery.v1.Report.finished:type_name -> bloomery.v1.StepFinished
-	8,  // 7: bloomery.v1.Report.log:type_name -> bloomery.v1.Log
-	9,  // 8: bloomery.v1.Report.boot_phase:type_name -> bloomery.v1.BootPhase
-	14, // 9: bloomery.v1.StepFinished.result:type_name -> google.protobuf.Struct
-	15, // 10: bloomery.v1.Log.severity:type_name -> bloomery.v1.Severity
-	14, // 11: bloomery.v1.Log.data:type_name -> google.protobuf.Struct
-	0,  // 12: bloomery.v1.AgentService.Enrol:input_type -> bloomery.v1.EnrolRequest
-	2,  // 13: bloomery.v1.AgentService.NextStep:input_type -> bloomery.v1.NextStepRequest
-	4,  // 14: bloomery.v1.AgentService.Report:input_type -> bloomery.v1.ReportRequest
-	1,  // 15: bloomery.v1.AgentService.Enrol:output_type -> bloomery.v1.EnrolResponse
-	3,  // 16: bloomery.v1.AgentService.NextStep:output_type -> bloomery.v1.NextStepResponse
-	10, // 17: bloomery.v1.AgentService.Report:output_type -> bloomery.v1.ReportResponse
-	15, // [15:18] is the sub-list for method output_type
-	12, // [12:15] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	13, // 0: bloomery.v1.EnrolResponse.not_after:type_name -> google.protobuf.Timestamp
+	14, // 1: bloomery.v1.NextStepResponse.step:type_name -> bloomery.v1.Step
+	4,  // 2: bloomery.v1.NextStepResponse.target:type_name -> bloomery.v1.LayoutTarget
+	12, // 3: bloomery.v1.LayoutTarget.secrets:type_name -> bloomery.v1.LayoutTarget.SecretsEntry
+	6,  // 4: bloomery.v1.ReportRequest.reports:type_name -> bloomery.v1.Report
+	13, // 5: bloomery.v1.Report.time:type_name -> google.protobuf.Timestamp
+	7,  // 6: bloomery.v1.Report.started:type_name -> bloomery.v1.StepStarted
+	15, // 7: bloomery.v1.Report.progress:type_name -> bloomery.v1.Progress
+	8,  // 8: bloomery.v1.Report.finished:type_name -> bloomery.v1.StepFinished
+	9,  // 9: bloomery.v1.Report.log:type_name -> bloomery.v1.Log
+	10, // 10: bloomery.v1.Report.boot_phase:type_name -> bloomery.v1.BootPhase
+	16, // 11: bloomery.v1.StepFinished.result:type_name -> google.protobuf.Struct
+	17, // 12: bloomery.v1.Log.severity:type_name -> bloomery.v1.Severity
+	16, // 13: bloomery.v1.Log.data:type_name -> google.protobuf.Struct
+	0,  // 14: bloomery.v1.AgentService.Enrol:input_type -> bloomery.v1.EnrolRequest
+	2,  // 15: bloomery.v1.AgentService.NextStep:input_type -> bloomery.v1.NextStepRequest
+	5,  // 16: bloomery.v1.AgentService.Report:input_type -> bloomery.v1.ReportRequest
+	1,  // 17: bloomery.v1.AgentService.Enrol:output_type -> bloomery.v1.EnrolResponse
+	3,  // 18: bloomery.v1.AgentService.NextStep:output_type -> bloomery.v1.NextStepResponse
+	11, // 19: bloomery.v1.AgentService.Report:output_type -> bloomery.v1.ReportResponse
+	17, // [17:20] is the sub-list for method output_type
+	14, // [14:17] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_bloomery_v1_agent_proto_init() }
@@ -906,7 +981,7 @@ func file_bloomery_v1_agent_proto_init() {
 	}
 	file_bloomery_v1_event_proto_init()
 	file_bloomery_v1_job_proto_init()
-	file_bloomery_v1_agent_proto_msgTypes[5].OneofWrappers = []any{
+	file_bloomery_v1_agent_proto_msgTypes[6].OneofWrappers = []any{
 		(*Report_Started)(nil),
 		(*Report_Progress)(nil),
 		(*Report_Finished)(nil),
@@ -919,7 +994,7 @@ func file_bloomery_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bloomery_v1_agent_proto_rawDesc), len(file_bloomery_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

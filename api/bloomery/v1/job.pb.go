@@ -404,6 +404,10 @@ type Step struct {
 	//	*Step_CloudInit
 	//	*Step_BootEntry
 	//	*Step_Handover
+	//	*Step_ApplyLayout
+	//	*Step_UnpackImage
+	//	*Step_ConfigureSystem
+	//	*Step_SeedPartition
 	Spec          isStep_Spec `protobuf_oneof:"spec"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -624,6 +628,42 @@ func (x *Step) GetHandover() *HandoverStep {
 	return nil
 }
 
+func (x *Step) GetApplyLayout() *ApplyLayoutStep {
+	if x != nil {
+		if x, ok := x.Spec.(*Step_ApplyLayout); ok {
+			return x.ApplyLayout
+		}
+	}
+	return nil
+}
+
+func (x *Step) GetUnpackImage() *UnpackImageStep {
+	if x != nil {
+		if x, ok := x.Spec.(*Step_UnpackImage); ok {
+			return x.UnpackImage
+		}
+	}
+	return nil
+}
+
+func (x *Step) GetConfigureSystem() *ConfigureSystemStep {
+	if x != nil {
+		if x, ok := x.Spec.(*Step_ConfigureSystem); ok {
+			return x.ConfigureSystem
+		}
+	}
+	return nil
+}
+
+func (x *Step) GetSeedPartition() *SeedPartitionStep {
+	if x != nil {
+		if x, ok := x.Spec.(*Step_SeedPartition); ok {
+			return x.SeedPartition
+		}
+	}
+	return nil
+}
+
 type isStep_Spec interface {
 	isStep_Spec()
 }
@@ -678,6 +718,22 @@ type Step_Handover struct {
 	Handover *HandoverStep `protobuf:"bytes,37,opt,name=handover,proto3,oneof"`
 }
 
+type Step_ApplyLayout struct {
+	ApplyLayout *ApplyLayoutStep `protobuf:"bytes,38,opt,name=apply_layout,json=applyLayout,proto3,oneof"`
+}
+
+type Step_UnpackImage struct {
+	UnpackImage *UnpackImageStep `protobuf:"bytes,39,opt,name=unpack_image,json=unpackImage,proto3,oneof"`
+}
+
+type Step_ConfigureSystem struct {
+	ConfigureSystem *ConfigureSystemStep `protobuf:"bytes,40,opt,name=configure_system,json=configureSystem,proto3,oneof"`
+}
+
+type Step_SeedPartition struct {
+	SeedPartition *SeedPartitionStep `protobuf:"bytes,41,opt,name=seed_partition,json=seedPartition,proto3,oneof"`
+}
+
 func (*Step_Netboot) isStep_Spec() {}
 
 func (*Step_MovePort) isStep_Spec() {}
@@ -701,6 +757,14 @@ func (*Step_CloudInit) isStep_Spec() {}
 func (*Step_BootEntry) isStep_Spec() {}
 
 func (*Step_Handover) isStep_Spec() {}
+
+func (*Step_ApplyLayout) isStep_Spec() {}
+
+func (*Step_UnpackImage) isStep_Spec() {}
+
+func (*Step_ConfigureSystem) isStep_Spec() {}
+
+func (*Step_SeedPartition) isStep_Spec() {}
 
 // Progress of a running step.
 type Progress struct {
@@ -1261,13 +1325,14 @@ func (x *GrowRootStep) GetPartition() int32 {
 
 // CloudInitStep writes a NoCloud seed into the installed filesystem.
 type CloudInitStep struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Disk          *DiskRef               `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"`
-	Partition     int32                  `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
-	MetaData      []byte                 `protobuf:"bytes,3,opt,name=meta_data,json=metaData,proto3" json:"meta_data,omitempty"`
-	UserData      []byte                 `protobuf:"bytes,4,opt,name=user_data,json=userData,proto3" json:"user_data,omitempty"`
-	VendorData    []byte                 `protobuf:"bytes,5,opt,name=vendor_data,json=vendorData,proto3" json:"vendor_data,omitempty"`
-	NetworkConfig []byte                 `protobuf:"bytes,6,opt,name=network_config,json=networkConfig,proto3" json:"network_config,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unset when the job has a plan: the root filesystem is the plan's.
+	Disk          *DiskRef `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"`
+	Partition     int32    `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	MetaData      []byte   `protobuf:"bytes,3,opt,name=meta_data,json=metaData,proto3" json:"meta_data,omitempty"`
+	UserData      []byte   `protobuf:"bytes,4,opt,name=user_data,json=userData,proto3" json:"user_data,omitempty"`
+	VendorData    []byte   `protobuf:"bytes,5,opt,name=vendor_data,json=vendorData,proto3" json:"vendor_data,omitempty"`
+	NetworkConfig []byte   `protobuf:"bytes,6,opt,name=network_config,json=networkConfig,proto3" json:"network_config,omitempty"`
 	// Sizes of user_data and vendor_data; operators get these in place of the bytes, which hold secrets.
 	UserDataBytes   int32 `protobuf:"varint,7,opt,name=user_data_bytes,json=userDataBytes,proto3" json:"user_data_bytes,omitempty"`
 	VendorDataBytes int32 `protobuf:"varint,8,opt,name=vendor_data_bytes,json=vendorDataBytes,proto3" json:"vendor_data_bytes,omitempty"`
@@ -1433,12 +1498,280 @@ func (x *BootEntryStep) GetDescription() string {
 	return ""
 }
 
+// ApplyLayoutStep makes the disks what the job's plan says and reads them back. The plan comes beside the step: NextStepResponse.target.
+type ApplyLayoutStep struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Disks that the plan destroys, so that the step names them itself.
+	Disks         []*DiskRef `protobuf:"bytes,1,rep,name=disks,proto3" json:"disks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyLayoutStep) Reset() {
+	*x = ApplyLayoutStep{}
+	mi := &file_bloomery_v1_job_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyLayoutStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyLayoutStep) ProtoMessage() {}
+
+func (x *ApplyLayoutStep) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_job_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyLayoutStep.ProtoReflect.Descriptor instead.
+func (*ApplyLayoutStep) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ApplyLayoutStep) GetDisks() []*DiskRef {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
+// UnpackImageStep unpacks a rootfs image into the filesystems of the job's plan.
+type UnpackImageStep struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Image string                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	// SHA-256 of the manifest that was checked when the job was created, hex.
+	ManifestSha256 string `protobuf:"bytes,2,opt,name=manifest_sha256,json=manifestSha256,proto3" json:"manifest_sha256,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *UnpackImageStep) Reset() {
+	*x = UnpackImageStep{}
+	mi := &file_bloomery_v1_job_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnpackImageStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnpackImageStep) ProtoMessage() {}
+
+func (x *UnpackImageStep) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_job_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnpackImageStep.ProtoReflect.Descriptor instead.
+func (*UnpackImageStep) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *UnpackImageStep) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *UnpackImageStep) GetManifestSha256() string {
+	if x != nil {
+		return x.ManifestSha256
+	}
+	return ""
+}
+
+// ConfigureSystemStep makes the unpacked system start from the filesystems of the job's plan: fstab, crypttab, mdadm.conf, its initial RAM
+// filesystem and the boot loader.
+type ConfigureSystemStep struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absolute paths in the root filesystem, from the image's signed manifest.
+	Kernel string `protobuf:"bytes,1,opt,name=kernel,proto3" json:"kernel,omitempty"`
+	Initrd string `protobuf:"bytes,2,opt,name=initrd,proto3" json:"initrd,omitempty"`
+	// Kernel command line from the image's signed manifest, without root=.
+	CommandLine   string `protobuf:"bytes,3,opt,name=command_line,json=commandLine,proto3" json:"command_line,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigureSystemStep) Reset() {
+	*x = ConfigureSystemStep{}
+	mi := &file_bloomery_v1_job_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigureSystemStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigureSystemStep) ProtoMessage() {}
+
+func (x *ConfigureSystemStep) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_job_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigureSystemStep.ProtoReflect.Descriptor instead.
+func (*ConfigureSystemStep) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ConfigureSystemStep) GetKernel() string {
+	if x != nil {
+		return x.Kernel
+	}
+	return ""
+}
+
+func (x *ConfigureSystemStep) GetInitrd() string {
+	if x != nil {
+		return x.Initrd
+	}
+	return ""
+}
+
+func (x *ConfigureSystemStep) GetCommandLine() string {
+	if x != nil {
+		return x.CommandLine
+	}
+	return ""
+}
+
+// SeedPartitionStep adds a partition with a cloud-init or cloudbase-init seed behind an image whose filesystems are not to be touched. The
+// backup partition table moves to the disk's end.
+type SeedPartitionStep struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Disk  *DiskRef               `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"`
+	// Volume label: "CIDATA" (NoCloud) or "config-2" (ConfigDrive).
+	Label         string `protobuf:"bytes,2,opt,name=label,proto3" json:"label,omitempty"`
+	MetaData      []byte `protobuf:"bytes,3,opt,name=meta_data,json=metaData,proto3" json:"meta_data,omitempty"`
+	UserData      []byte `protobuf:"bytes,4,opt,name=user_data,json=userData,proto3" json:"user_data,omitempty"`
+	VendorData    []byte `protobuf:"bytes,5,opt,name=vendor_data,json=vendorData,proto3" json:"vendor_data,omitempty"`
+	NetworkConfig []byte `protobuf:"bytes,6,opt,name=network_config,json=networkConfig,proto3" json:"network_config,omitempty"`
+	// Sizes of user_data and vendor_data; operators get these in place of the bytes, which hold secrets.
+	UserDataBytes   int32 `protobuf:"varint,7,opt,name=user_data_bytes,json=userDataBytes,proto3" json:"user_data_bytes,omitempty"`
+	VendorDataBytes int32 `protobuf:"varint,8,opt,name=vendor_data_bytes,json=vendorDataBytes,proto3" json:"vendor_data_bytes,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *SeedPartitionStep) Reset() {
+	*x = SeedPartitionStep{}
+	mi := &file_bloomery_v1_job_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SeedPartitionStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SeedPartitionStep) ProtoMessage() {}
+
+func (x *SeedPartitionStep) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_job_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SeedPartitionStep.ProtoReflect.Descriptor instead.
+func (*SeedPartitionStep) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *SeedPartitionStep) GetDisk() *DiskRef {
+	if x != nil {
+		return x.Disk
+	}
+	return nil
+}
+
+func (x *SeedPartitionStep) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+func (x *SeedPartitionStep) GetMetaData() []byte {
+	if x != nil {
+		return x.MetaData
+	}
+	return nil
+}
+
+func (x *SeedPartitionStep) GetUserData() []byte {
+	if x != nil {
+		return x.UserData
+	}
+	return nil
+}
+
+func (x *SeedPartitionStep) GetVendorData() []byte {
+	if x != nil {
+		return x.VendorData
+	}
+	return nil
+}
+
+func (x *SeedPartitionStep) GetNetworkConfig() []byte {
+	if x != nil {
+		return x.NetworkConfig
+	}
+	return nil
+}
+
+func (x *SeedPartitionStep) GetUserDataBytes() int32 {
+	if x != nil {
+		return x.UserDataBytes
+	}
+	return 0
+}
+
+func (x *SeedPartitionStep) GetVendorDataBytes() int32 {
+	if x != nil {
+		return x.VendorDataBytes
+	}
+	return 0
+}
+
 // HandoverStep ends the agent's work: filesystems synced and the installed kernel loaded, then the start of the installed system after the
 // coordinator has acknowledged it: by kexec where a kernel is named and the machine allows it, else through the firmware. Its result says
 // which, as {"method": "kexec" or "firmware", "why": ...}.
 type HandoverStep struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Where the installed system is; used with kernel only.
+	// Where the installed system is; used with kernel only. Unset when the job has a plan: the root filesystem is the plan's.
 	Disk *DiskRef `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"`
 	// Partition number of the root filesystem.
 	Partition int32 `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
@@ -1454,7 +1787,7 @@ type HandoverStep struct {
 
 func (x *HandoverStep) Reset() {
 	*x = HandoverStep{}
-	mi := &file_bloomery_v1_job_proto_msgTypes[15]
+	mi := &file_bloomery_v1_job_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1466,7 +1799,7 @@ func (x *HandoverStep) String() string {
 func (*HandoverStep) ProtoMessage() {}
 
 func (x *HandoverStep) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_job_proto_msgTypes[15]
+	mi := &file_bloomery_v1_job_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1479,7 +1812,7 @@ func (x *HandoverStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverStep.ProtoReflect.Descriptor instead.
 func (*HandoverStep) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{15}
+	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *HandoverStep) GetDisk() *DiskRef {
@@ -1533,14 +1866,18 @@ type InstallSpec struct {
 	// Customer's network that the port is moved to.
 	Network string `protobuf:"bytes,6,opt,name=network,proto3" json:"network,omitempty"`
 	// Evidence that ends the install; phone-home unless given.
-	Evidence      Evidence `protobuf:"varint,7,opt,name=evidence,proto3,enum=bloomery.v1.Evidence" json:"evidence,omitempty"`
+	Evidence Evidence `protobuf:"varint,7,opt,name=evidence,proto3,enum=bloomery.v1.Evidence" json:"evidence,omitempty"`
+	// A layout in YAML or JSON (bloomery.layout/v1, a Scaleway partitioning schema or Equinix CPR), at most 64 KiB; needs a rootfs image.
+	Layout []byte `protobuf:"bytes,8,opt,name=layout,proto3" json:"layout,omitempty"`
+	// The layout's secrets by name, such as the passphrase of an encrypted volume. Stored sealed, given to the job's agent only, never shown.
+	Secrets       map[string][]byte `protobuf:"bytes,9,rep,name=secrets,proto3" json:"secrets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InstallSpec) Reset() {
 	*x = InstallSpec{}
-	mi := &file_bloomery_v1_job_proto_msgTypes[16]
+	mi := &file_bloomery_v1_job_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1552,7 +1889,7 @@ func (x *InstallSpec) String() string {
 func (*InstallSpec) ProtoMessage() {}
 
 func (x *InstallSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_job_proto_msgTypes[16]
+	mi := &file_bloomery_v1_job_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1565,7 +1902,7 @@ func (x *InstallSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallSpec.ProtoReflect.Descriptor instead.
 func (*InstallSpec) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{16}
+	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *InstallSpec) GetImage() string {
@@ -1617,6 +1954,20 @@ func (x *InstallSpec) GetEvidence() Evidence {
 	return Evidence_EVIDENCE_UNSPECIFIED
 }
 
+func (x *InstallSpec) GetLayout() []byte {
+	if x != nil {
+		return x.Layout
+	}
+	return nil
+}
+
+func (x *InstallSpec) GetSecrets() map[string][]byte {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
 type ListJobsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Machine       string                 `protobuf:"bytes,1,opt,name=machine,proto3" json:"machine,omitempty"`
@@ -1629,7 +1980,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_bloomery_v1_job_proto_msgTypes[17]
+	mi := &file_bloomery_v1_job_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1641,7 +1992,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_job_proto_msgTypes[17]
+	mi := &file_bloomery_v1_job_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1654,7 +2005,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{17}
+	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListJobsRequest) GetMachine() string {
@@ -1695,7 +2046,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_bloomery_v1_job_proto_msgTypes[18]
+	mi := &file_bloomery_v1_job_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1707,7 +2058,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_job_proto_msgTypes[18]
+	mi := &file_bloomery_v1_job_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1720,7 +2071,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{18}
+	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -1746,7 +2097,7 @@ type GetJobRequest struct {
 
 func (x *GetJobRequest) Reset() {
 	*x = GetJobRequest{}
-	mi := &file_bloomery_v1_job_proto_msgTypes[19]
+	mi := &file_bloomery_v1_job_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1758,7 +2109,7 @@ func (x *GetJobRequest) String() string {
 func (*GetJobRequest) ProtoMessage() {}
 
 func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_job_proto_msgTypes[19]
+	mi := &file_bloomery_v1_job_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1771,7 +2122,7 @@ func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
 func (*GetJobRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{19}
+	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetJobRequest) GetId() string {
@@ -1790,7 +2141,7 @@ type GetJobResponse struct {
 
 func (x *GetJobResponse) Reset() {
 	*x = GetJobResponse{}
-	mi := &file_bloomery_v1_job_proto_msgTypes[20]
+	mi := &file_bloomery_v1_job_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1802,7 +2153,7 @@ func (x *GetJobResponse) String() string {
 func (*GetJobResponse) ProtoMessage() {}
 
 func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_job_proto_msgTypes[20]
+	mi := &file_bloomery_v1_job_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1815,7 +2166,7 @@ func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobResponse.ProtoReflect.Descriptor instead.
 func (*GetJobResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{20}
+	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetJobResponse) GetJob() *Job {
@@ -1834,7 +2185,7 @@ type WatchJobRequest struct {
 
 func (x *WatchJobRequest) Reset() {
 	*x = WatchJobRequest{}
-	mi := &file_bloomery_v1_job_proto_msgTypes[21]
+	mi := &file_bloomery_v1_job_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1846,7 +2197,7 @@ func (x *WatchJobRequest) String() string {
 func (*WatchJobRequest) ProtoMessage() {}
 
 func (x *WatchJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_job_proto_msgTypes[21]
+	mi := &file_bloomery_v1_job_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1859,7 +2210,7 @@ func (x *WatchJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchJobRequest.ProtoReflect.Descriptor instead.
 func (*WatchJobRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{21}
+	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WatchJobRequest) GetId() string {
@@ -1878,7 +2229,7 @@ type WatchJobResponse struct {
 
 func (x *WatchJobResponse) Reset() {
 	*x = WatchJobResponse{}
-	mi := &file_bloomery_v1_job_proto_msgTypes[22]
+	mi := &file_bloomery_v1_job_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1890,7 +2241,7 @@ func (x *WatchJobResponse) String() string {
 func (*WatchJobResponse) ProtoMessage() {}
 
 func (x *WatchJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_job_proto_msgTypes[22]
+	mi := &file_bloomery_v1_job_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1903,7 +2254,7 @@ func (x *WatchJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchJobResponse.ProtoReflect.Descriptor instead.
 func (*WatchJobResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{22}
+	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *WatchJobResponse) GetJob() *Job {
@@ -1922,7 +2273,7 @@ type CancelJobRequest struct {
 
 func (x *CancelJobRequest) Reset() {
 	*x = CancelJobRequest{}
-	mi := &file_bloomery_v1_job_proto_msgTypes[23]
+	mi := &file_bloomery_v1_job_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1934,7 +2285,7 @@ func (x *CancelJobRequest) String() string {
 func (*CancelJobRequest) ProtoMessage() {}
 
 func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_job_proto_msgTypes[23]
+	mi := &file_bloomery_v1_job_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1947,7 +2298,7 @@ func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobRequest.ProtoReflect.Descriptor instead.
 func (*CancelJobRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{23}
+	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CancelJobRequest) GetId() string {
@@ -1966,7 +2317,7 @@ type CancelJobResponse struct {
 
 func (x *CancelJobResponse) Reset() {
 	*x = CancelJobResponse{}
-	mi := &file_bloomery_v1_job_proto_msgTypes[24]
+	mi := &file_bloomery_v1_job_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1978,7 +2329,7 @@ func (x *CancelJobResponse) String() string {
 func (*CancelJobResponse) ProtoMessage() {}
 
 func (x *CancelJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_job_proto_msgTypes[24]
+	mi := &file_bloomery_v1_job_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1991,7 +2342,7 @@ func (x *CancelJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobResponse.ProtoReflect.Descriptor instead.
 func (*CancelJobResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{24}
+	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CancelJobResponse) GetJob() *Job {
@@ -2023,7 +2374,8 @@ const file_bloomery_v1_job_proto_rawDesc = "" +
 	"finishedAt\x12)\n" +
 	"\x10cancel_requested\x18\v \x01(\bR\x0fcancelRequested\x12\x1d\n" +
 	"\n" +
-	"created_by\x18\f \x01(\tR\tcreatedBy\"\xd3\b\n" +
+	"created_by\x18\f \x01(\tR\tcreatedBy\"\xf1\n" +
+	"\n" +
 	"\x04Step\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x05R\x05index\x12/\n" +
@@ -2053,7 +2405,11 @@ const file_bloomery_v1_job_proto_rawDesc = "" +
 	"cloud_init\x18# \x01(\v2\x1a.bloomery.v1.CloudInitStepH\x00R\tcloudInit\x12;\n" +
 	"\n" +
 	"boot_entry\x18$ \x01(\v2\x1a.bloomery.v1.BootEntryStepH\x00R\tbootEntry\x127\n" +
-	"\bhandover\x18% \x01(\v2\x19.bloomery.v1.HandoverStepH\x00R\bhandoverB\x06\n" +
+	"\bhandover\x18% \x01(\v2\x19.bloomery.v1.HandoverStepH\x00R\bhandover\x12A\n" +
+	"\fapply_layout\x18& \x01(\v2\x1c.bloomery.v1.ApplyLayoutStepH\x00R\vapplyLayout\x12A\n" +
+	"\funpack_image\x18' \x01(\v2\x1c.bloomery.v1.UnpackImageStepH\x00R\vunpackImage\x12M\n" +
+	"\x10configure_system\x18( \x01(\v2 .bloomery.v1.ConfigureSystemStepH\x00R\x0fconfigureSystem\x12G\n" +
+	"\x0eseed_partition\x18) \x01(\v2\x1e.bloomery.v1.SeedPartitionStepH\x00R\rseedPartitionB\x06\n" +
 	"\x04spec\"\xcb\x01\n" +
 	"\bProgress\x12\x18\n" +
 	"\apercent\x18\x01 \x01(\x01R\apercent\x12\x1d\n" +
@@ -2101,13 +2457,32 @@ const file_bloomery_v1_job_proto_rawDesc = "" +
 	"\resp_partition\x18\x02 \x01(\x05R\fespPartition\x12\x1f\n" +
 	"\vloader_path\x18\x03 \x01(\tR\n" +
 	"loaderPath\x12 \n" +
-	"\vdescription\x18\x04 \x01(\tR\vdescription\"\xa9\x01\n" +
+	"\vdescription\x18\x04 \x01(\tR\vdescription\"=\n" +
+	"\x0fApplyLayoutStep\x12*\n" +
+	"\x05disks\x18\x01 \x03(\v2\x14.bloomery.v1.DiskRefR\x05disks\"P\n" +
+	"\x0fUnpackImageStep\x12\x14\n" +
+	"\x05image\x18\x01 \x01(\tR\x05image\x12'\n" +
+	"\x0fmanifest_sha256\x18\x02 \x01(\tR\x0emanifestSha256\"h\n" +
+	"\x13ConfigureSystemStep\x12\x16\n" +
+	"\x06kernel\x18\x01 \x01(\tR\x06kernel\x12\x16\n" +
+	"\x06initrd\x18\x02 \x01(\tR\x06initrd\x12!\n" +
+	"\fcommand_line\x18\x03 \x01(\tR\vcommandLine\"\xa9\x02\n" +
+	"\x11SeedPartitionStep\x12(\n" +
+	"\x04disk\x18\x01 \x01(\v2\x14.bloomery.v1.DiskRefR\x04disk\x12\x14\n" +
+	"\x05label\x18\x02 \x01(\tR\x05label\x12\x1b\n" +
+	"\tmeta_data\x18\x03 \x01(\fR\bmetaData\x12\x1b\n" +
+	"\tuser_data\x18\x04 \x01(\fR\buserData\x12\x1f\n" +
+	"\vvendor_data\x18\x05 \x01(\fR\n" +
+	"vendorData\x12%\n" +
+	"\x0enetwork_config\x18\x06 \x01(\fR\rnetworkConfig\x12&\n" +
+	"\x0fuser_data_bytes\x18\a \x01(\x05R\ruserDataBytes\x12*\n" +
+	"\x11vendor_data_bytes\x18\b \x01(\x05R\x0fvendorDataBytes\"\xa9\x01\n" +
 	"\fHandoverStep\x12(\n" +
 	"\x04disk\x18\x01 \x01(\v2\x14.bloomery.v1.DiskRefR\x04disk\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x16\n" +
 	"\x06kernel\x18\x03 \x01(\tR\x06kernel\x12\x16\n" +
 	"\x06initrd\x18\x04 \x01(\tR\x06initrd\x12!\n" +
-	"\fcommand_line\x18\x05 \x01(\tR\vcommandLine\"\xee\x01\n" +
+	"\fcommand_line\x18\x05 \x01(\tR\vcommandLine\"\x83\x03\n" +
 	"\vInstallSpec\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12(\n" +
 	"\x04disk\x18\x02 \x01(\v2\x14.bloomery.v1.DiskRefR\x04disk\x12\x1b\n" +
@@ -2115,7 +2490,12 @@ const file_bloomery_v1_job_proto_rawDesc = "" +
 	"\bssh_keys\x18\x04 \x03(\tR\asshKeys\x12\x1a\n" +
 	"\bhostname\x18\x05 \x01(\tR\bhostname\x12\x18\n" +
 	"\anetwork\x18\x06 \x01(\tR\anetwork\x121\n" +
-	"\bevidence\x18\a \x01(\x0e2\x15.bloomery.v1.EvidenceR\bevidence\"\x97\x01\n" +
+	"\bevidence\x18\a \x01(\x0e2\x15.bloomery.v1.EvidenceR\bevidence\x12\x16\n" +
+	"\x06layout\x18\b \x01(\fR\x06layout\x12?\n" +
+	"\asecrets\x18\t \x03(\v2%.bloomery.v1.InstallSpec.SecretsEntryR\asecrets\x1a:\n" +
+	"\fSecretsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\x97\x01\n" +
 	"\x0fListJobsRequest\x12\x18\n" +
 	"\amachine\x18\x01 \x01(\tR\amachine\x12.\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x16.bloomery.v1.JobStatusR\x06status\x12\x1b\n" +
@@ -2179,7 +2559,7 @@ func file_bloomery_v1_job_proto_rawDescGZIP() []byte {
 }
 
 var file_bloomery_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_bloomery_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_bloomery_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_bloomery_v1_job_proto_goTypes = []any{
 	(JobKind)(0),                  // 0: bloomery.v1.JobKind
 	(JobStatus)(0),                // 1: bloomery.v1.JobStatus
@@ -2200,30 +2580,35 @@ var file_bloomery_v1_job_proto_goTypes = []any{
 	(*GrowRootStep)(nil),          // 16: bloomery.v1.GrowRootStep
 	(*CloudInitStep)(nil),         // 17: bloomery.v1.CloudInitStep
 	(*BootEntryStep)(nil),         // 18: bloomery.v1.BootEntryStep
-	(*HandoverStep)(nil),          // 19: bloomery.v1.HandoverStep
-	(*InstallSpec)(nil),           // 20: bloomery.v1.InstallSpec
-	(*ListJobsRequest)(nil),       // 21: bloomery.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),      // 22: bloomery.v1.ListJobsResponse
-	(*GetJobRequest)(nil),         // 23: bloomery.v1.GetJobRequest
-	(*GetJobResponse)(nil),        // 24: bloomery.v1.GetJobResponse
-	(*WatchJobRequest)(nil),       // 25: bloomery.v1.WatchJobRequest
-	(*WatchJobResponse)(nil),      // 26: bloomery.v1.WatchJobResponse
-	(*CancelJobRequest)(nil),      // 27: bloomery.v1.CancelJobRequest
-	(*CancelJobResponse)(nil),     // 28: bloomery.v1.CancelJobResponse
-	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 30: google.protobuf.Struct
+	(*ApplyLayoutStep)(nil),       // 19: bloomery.v1.ApplyLayoutStep
+	(*UnpackImageStep)(nil),       // 20: bloomery.v1.UnpackImageStep
+	(*ConfigureSystemStep)(nil),   // 21: bloomery.v1.ConfigureSystemStep
+	(*SeedPartitionStep)(nil),     // 22: bloomery.v1.SeedPartitionStep
+	(*HandoverStep)(nil),          // 23: bloomery.v1.HandoverStep
+	(*InstallSpec)(nil),           // 24: bloomery.v1.InstallSpec
+	(*ListJobsRequest)(nil),       // 25: bloomery.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),      // 26: bloomery.v1.ListJobsResponse
+	(*GetJobRequest)(nil),         // 27: bloomery.v1.GetJobRequest
+	(*GetJobResponse)(nil),        // 28: bloomery.v1.GetJobResponse
+	(*WatchJobRequest)(nil),       // 29: bloomery.v1.WatchJobRequest
+	(*WatchJobResponse)(nil),      // 30: bloomery.v1.WatchJobResponse
+	(*CancelJobRequest)(nil),      // 31: bloomery.v1.CancelJobRequest
+	(*CancelJobResponse)(nil),     // 32: bloomery.v1.CancelJobResponse
+	nil,                           // 33: bloomery.v1.InstallSpec.SecretsEntry
+	(*timestamppb.Timestamp)(nil), // 34: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 35: google.protobuf.Struct
 }
 var file_bloomery_v1_job_proto_depIdxs = []int32{
 	0,  // 0: bloomery.v1.Job.kind:type_name -> bloomery.v1.JobKind
 	1,  // 1: bloomery.v1.Job.status:type_name -> bloomery.v1.JobStatus
 	5,  // 2: bloomery.v1.Job.steps:type_name -> bloomery.v1.Step
-	29, // 3: bloomery.v1.Job.created_at:type_name -> google.protobuf.Timestamp
-	29, // 4: bloomery.v1.Job.finished_at:type_name -> google.protobuf.Timestamp
+	34, // 3: bloomery.v1.Job.created_at:type_name -> google.protobuf.Timestamp
+	34, // 4: bloomery.v1.Job.finished_at:type_name -> google.protobuf.Timestamp
 	2,  // 5: bloomery.v1.Step.status:type_name -> bloomery.v1.StepStatus
-	29, // 6: bloomery.v1.Step.started_at:type_name -> google.protobuf.Timestamp
-	29, // 7: bloomery.v1.Step.finished_at:type_name -> google.protobuf.Timestamp
+	34, // 6: bloomery.v1.Step.started_at:type_name -> google.protobuf.Timestamp
+	34, // 7: bloomery.v1.Step.finished_at:type_name -> google.protobuf.Timestamp
 	6,  // 8: bloomery.v1.Step.progress:type_name -> bloomery.v1.Progress
-	30, // 9: bloomery.v1.Step.result:type_name -> google.protobuf.Struct
+	35, // 9: bloomery.v1.Step.result:type_name -> google.protobuf.Struct
 	8,  // 10: bloomery.v1.Step.netboot:type_name -> bloomery.v1.NetbootStep
 	9,  // 11: bloomery.v1.Step.move_port:type_name -> bloomery.v1.MovePortStep
 	10, // 12: bloomery.v1.Step.await_system:type_name -> bloomery.v1.AwaitSystemStep
@@ -2235,34 +2620,41 @@ var file_bloomery_v1_job_proto_depIdxs = []int32{
 	16, // 18: bloomery.v1.Step.grow_root:type_name -> bloomery.v1.GrowRootStep
 	17, // 19: bloomery.v1.Step.cloud_init:type_name -> bloomery.v1.CloudInitStep
 	18, // 20: bloomery.v1.Step.boot_entry:type_name -> bloomery.v1.BootEntryStep
-	19, // 21: bloomery.v1.Step.handover:type_name -> bloomery.v1.HandoverStep
-	3,  // 22: bloomery.v1.AwaitSystemStep.evidence:type_name -> bloomery.v1.Evidence
-	7,  // 23: bloomery.v1.WipeStep.disk:type_name -> bloomery.v1.DiskRef
-	7,  // 24: bloomery.v1.WriteImageStep.disk:type_name -> bloomery.v1.DiskRef
-	7,  // 25: bloomery.v1.GrowRootStep.disk:type_name -> bloomery.v1.DiskRef
-	7,  // 26: bloomery.v1.CloudInitStep.disk:type_name -> bloomery.v1.DiskRef
-	7,  // 27: bloomery.v1.BootEntryStep.disk:type_name -> bloomery.v1.DiskRef
-	7,  // 28: bloomery.v1.HandoverStep.disk:type_name -> bloomery.v1.DiskRef
-	7,  // 29: bloomery.v1.InstallSpec.disk:type_name -> bloomery.v1.DiskRef
-	3,  // 30: bloomery.v1.InstallSpec.evidence:type_name -> bloomery.v1.Evidence
-	1,  // 31: bloomery.v1.ListJobsRequest.status:type_name -> bloomery.v1.JobStatus
-	4,  // 32: bloomery.v1.ListJobsResponse.jobs:type_name -> bloomery.v1.Job
-	4,  // 33: bloomery.v1.GetJobResponse.job:type_name -> bloomery.v1.Job
-	4,  // 34: bloomery.v1.WatchJobResponse.job:type_name -> bloomery.v1.Job
-	4,  // 35: bloomery.v1.CancelJobResponse.job:type_name -> bloomery.v1.Job
-	21, // 36: bloomery.v1.JobService.ListJobs:input_type -> bloomery.v1.ListJobsRequest
-	23, // 37: bloomery.v1.JobService.GetJob:input_type -> bloomery.v1.GetJobRequest
-	25, // 38: bloomery.v1.JobService.WatchJob:input_type -> bloomery.v1.WatchJobRequest
-	27, // 39: bloomery.v1.JobService.CancelJob:input_type -> bloomery.v1.CancelJobRequest
-	22, // 40: bloomery.v1.JobService.ListJobs:output_type -> bloomery.v1.ListJobsResponse
-	24, // 41: bloomery.v1.JobService.GetJob:output_type -> bloomery.v1.GetJobResponse
-	26, // 42: bloomery.v1.JobService.WatchJob:output_type -> bloomery.v1.WatchJobResponse
-	28, // 43: bloomery.v1.JobService.CancelJob:output_type -> bloomery.v1.CancelJobResponse
-	40, // [40:44] is the sub-list for method output_type
-	36, // [36:40] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	23, // 21: bloomery.v1.Step.handover:type_name -> bloomery.v1.HandoverStep
+	19, // 22: bloomery.v1.Step.apply_layout:type_name -> bloomery.v1.ApplyLayoutStep
+	20, // 23: bloomery.v1.Step.unpack_image:type_name -> bloomery.v1.UnpackImageStep
+	21, // 24: bloomery.v1.Step.configure_system:type_name -> bloomery.v1.ConfigureSystemStep
+	22, // 25: bloomery.v1.Step.seed_partition:type_name -> bloomery.v1.SeedPartitionStep
+	3,  // 26: bloomery.v1.AwaitSystemStep.evidence:type_name -> bloomery.v1.Evidence
+	7,  // 27: bloomery.v1.WipeStep.disk:type_name -> bloomery.v1.DiskRef
+	7,  // 28: bloomery.v1.WriteImageStep.disk:type_name -> bloomery.v1.DiskRef
+	7,  // 29: bloomery.v1.GrowRootStep.disk:type_name -> bloomery.v1.DiskRef
+	7,  // 30: bloomery.v1.CloudInitStep.disk:type_name -> bloomery.v1.DiskRef
+	7,  // 31: bloomery.v1.BootEntryStep.disk:type_name -> bloomery.v1.DiskRef
+	7,  // 32: bloomery.v1.ApplyLayoutStep.disks:type_name -> bloomery.v1.DiskRef
+	7,  // 33: bloomery.v1.SeedPartitionStep.disk:type_name -> bloomery.v1.DiskRef
+	7,  // 34: bloomery.v1.HandoverStep.disk:type_name -> bloomery.v1.DiskRef
+	7,  // 35: bloomery.v1.InstallSpec.disk:type_name -> bloomery.v1.DiskRef
+	3,  // 36: bloomery.v1.InstallSpec.evidence:type_name -> bloomery.v1.Evidence
+	33, // 37: bloomery.v1.InstallSpec.secrets:type_name -> bloomery.v1.InstallSpec.SecretsEntry
+	1,  // 38: bloomery.v1.ListJobsRequest.status:type_name -> bloomery.v1.JobStatus
+	4,  // 39: bloomery.v1.ListJobsResponse.jobs:type_name -> bloomery.v1.Job
+	4,  // 40: bloomery.v1.GetJobResponse.job:type_name -> bloomery.v1.Job
+	4,  // 41: bloomery.v1.WatchJobResponse.job:type_name -> bloomery.v1.Job
+	4,  // 42: bloomery.v1.CancelJobResponse.job:type_name -> bloomery.v1.Job
+	25, // 43: bloomery.v1.JobService.ListJobs:input_type -> bloomery.v1.ListJobsRequest
+	27, // 44: bloomery.v1.JobService.GetJob:input_type -> bloomery.v1.GetJobRequest
+	29, // 45: bloomery.v1.JobService.WatchJob:input_type -> bloomery.v1.WatchJobRequest
+	31, // 46: bloomery.v1.JobService.CancelJob:input_type -> bloomery.v1.CancelJobRequest
+	26, // 47: bloomery.v1.JobService.ListJobs:output_type -> bloomery.v1.ListJobsResponse
+	28, // 48: bloomery.v1.JobService.GetJob:output_type -> bloomery.v1.GetJobResponse
+	30, // 49: bloomery.v1.JobService.WatchJob:output_type -> bloomery.v1.WatchJobResponse
+	32, // 50: bloomery.v1.JobService.CancelJob:output_type -> bloomery.v1.CancelJobResponse
+	47, // [47:51] is the sub-list for method output_type
+	43, // [43:47] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_bloomery_v1_job_proto_init() }
@@ -2283,6 +2675,10 @@ func file_bloomery_v1_job_proto_init() {
 		(*Step_CloudInit)(nil),
 		(*Step_BootEntry)(nil),
 		(*Step_Handover)(nil),
+		(*Step_ApplyLayout)(nil),
+		(*Step_UnpackImage)(nil),
+		(*Step_ConfigureSystem)(nil),
+		(*Step_SeedPartition)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2290,7 +2686,7 @@ func file_bloomery_v1_job_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bloomery_v1_job_proto_rawDesc), len(file_bloomery_v1_job_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   25,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
