@@ -7,7 +7,7 @@ SHELL      := /bin/bash
 OUT     := $(CURDIR)/out
 TAGS    := libsqlite3
 # Long runs that are no tests have tags of their own, so that no test is skipped; vet and lint read them too.
-ALLTAGS := $(TAGS),bench,faults
+ALLTAGS := $(TAGS),bench,faults,guest
 TOOLS   := $(OUT)/tools
 BIN     := $(OUT)/bin
 GO      := go

@@ -5,7 +5,7 @@ set -eu
 
 packages='
 binutils ca-certificates cpio dosfstools e2fsprogs gcc gdisk iproute2 kmod libc6-dev make mmdebstrap mtools
-openssh-client ovmf qemu-system-x86 qemu-utils systemd-boot-efi util-linux xz-utils zstd
+openssh-client ovmf qemu-system-x86 qemu-utils swtpm systemd-boot-efi util-linux xz-utils zstd
 golang-github-canonical-go-dqlite-dev libdqlite-dev libsqlite3-dev pkg-config python3 sqlite3
 '
 
