@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
@@ -108,7 +109,7 @@ func checkXZDictionary(head []byte) error {
 type countingReader struct {
 	ctx context.Context
 	r   io.Reader
-	n   int64
+	n   atomic.Int64
 }
 
 func (c *countingReader) Read(p []byte) (int, error) {
@@ -116,6 +117,6 @@ func (c *countingReader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := c.r.Read(p)
-	c.n += int64(n)
+	c.n.Add(int64(n))
 	return n, err
 }

@@ -44,14 +44,30 @@ type ImportOptions struct {
 // Import turns a disk file, raw or compressed as .zst, .gz or .xz (found by its first bytes), into an image in the folder
 // options.Out. It streams with bounded memory. The folder appears complete or not at all.
 func Import(ctx context.Context, r io.Reader, options ImportOptions) (*Manifest, error) {
-	m, err := importTo(ctx, r, options)
+	m, err := importTo(ctx, r, options, diskInput{})
 	if err != nil {
 		return nil, fmt.Errorf("importing image %.64s: %w", options.Name, err)
 	}
 	return m, nil
 }
 
-func importTo(ctx context.Context, r io.Reader, options ImportOptions) (m *Manifest, err error) {
+// input is what one kind of image is made of.
+type input interface {
+	kind() string
+	// open gives the bytes that the frames hold. What it starts belongs to the group.
+	open(ctx context.Context, group *errgroup.Group, r io.Reader) (*diskReader, error)
+}
+
+// diskInput is a disk file: its bytes are the disk's.
+type diskInput struct{}
+
+func (diskInput) kind() string { return KindDisk }
+
+func (diskInput) open(_ context.Context, _ *errgroup.Group, r io.Reader) (*diskReader, error) {
+	return decompress(r)
+}
+
+func importTo(ctx context.Context, r io.Reader, options ImportOptions, from input) (m *Manifest, err error) {
 	if err := ValidateName(options.Name); err != nil {
 		return nil, err
 	}
@@ -82,10 +98,10 @@ func importTo(ctx context.Context, r io.Reader, options ImportOptions) (m *Manif
 		}
 	}()
 	m = &Manifest{
-		Format: Format, Name: options.Name, Kind: KindDisk, SectorSize: SectorSize, FrameSize: FrameSize,
+		Format: Format, Name: options.Name, Kind: from.kind(), SectorSize: SectorSize, FrameSize: FrameSize,
 		Created: options.Created.UTC().Truncate(time.Second), OS: options.OS, Boot: options.Boot,
 	}
-	if err := writeData(ctx, r, filepath.Join(temp, DataFile), m, options); err != nil {
+	if err := writeData(ctx, r, filepath.Join(temp, DataFile), m, options, from); err != nil {
 		return nil, err
 	}
 	manifest, err := m.Encode()
@@ -110,12 +126,12 @@ func importTo(ctx context.Context, r io.Reader, options ImportOptions) (m *Manif
 	return m, syncDir(parent)
 }
 
-func writeData(ctx context.Context, r io.Reader, path string, m *Manifest, options ImportOptions) error {
+func writeData(ctx context.Context, r io.Reader, path string, m *Manifest, options ImportOptions, from input) error {
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err
 	}
-	err = compressFrames(ctx, r, file, m, options)
+	err = compressFrames(ctx, r, file, m, options, from)
 	if err == nil {
 		err = file.Sync()
 	}
@@ -135,7 +151,7 @@ type importFrame struct {
 
 // compressFrames reads, compresses in parallel and writes in order: every frame enters both the workers' queue and the
 // writer's, whose length bounds the memory.
-func compressFrames(ctx context.Context, r io.Reader, w io.Writer, m *Manifest, options ImportOptions) error {
+func compressFrames(ctx context.Context, r io.Reader, w io.Writer, m *Manifest, options ImportOptions, from input) error {
 	group, ctx := errgroup.WithContext(ctx)
 	work := make(chan *importFrame)
 	ordered := make(chan *importFrame, options.Workers)
@@ -143,7 +159,14 @@ func compressFrames(ctx context.Context, r io.Reader, w io.Writer, m *Manifest, 
 	group.Go(func() error {
 		defer close(work)
 		defer close(ordered)
-		return readFrames(ctx, r, work, ordered, options.MaxSize)
+		counted := &countingReader{ctx: ctx, r: r}
+		disk, err := from.open(ctx, group, counted)
+		if err != nil {
+			return err
+		}
+		defer disk.Close()
+		// A rootfs is read from its beginning to its end: runs of zeros are no different to it.
+		return readFrames(ctx, counted, disk, work, ordered, options.MaxSize, from.kind() == KindDisk)
 	})
 	for range options.Workers {
 		group.Go(func() error {
@@ -165,13 +188,7 @@ func compressFrames(ctx context.Context, r io.Reader, w io.Writer, m *Manifest, 
 	return group.Wait()
 }
 
-func readFrames(ctx context.Context, r io.Reader, work, ordered chan<- *importFrame, limit int64) error {
-	counted := &countingReader{ctx: ctx, r: r}
-	disk, err := decompress(counted)
-	if err != nil {
-		return err
-	}
-	defer disk.Close()
+func readFrames(ctx context.Context, counted *countingReader, disk *diskReader, work, ordered chan<- *importFrame, limit int64, zeroRuns bool) error {
 	zeros := make([]byte, FrameSize)
 	var buffer []byte
 	for offset := int64(0); ; {
@@ -190,8 +207,8 @@ func readFrames(ctx context.Context, r io.Reader, work, ordered chan<- *importFr
 			return fmt.Errorf("reading %s input: the disk has %d bytes: size not a multiple of %d", disk.kind, offset+int64(n), SectorSize)
 		}
 		if n > 0 {
-			f := &importFrame{offset: offset, length: int64(n), in: counted.n, done: make(chan struct{})}
-			if bytes.Equal(buffer[:n], zeros[:n]) {
+			f := &importFrame{offset: offset, length: int64(n), in: counted.n.Load(), done: make(chan struct{})}
+			if zeroRuns && bytes.Equal(buffer[:n], zeros[:n]) {
 				f.frame = Frame{Offset: offset, Length: int64(n), Zero: true}
 				close(f.done)
 			} else {

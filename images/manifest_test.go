@@ -160,7 +160,10 @@ func TestDecodeMeta(t *testing.T) {
 	if diff := cmp.Diff(want, meta); diff != "" {
 		t.Error(diff)
 	}
-	for _, bad := range []string{``, `{"os":1}`, `{"disk":{}}`, `{} {}`, `{"boot":{"root_partition":999}}`} {
+	if meta, err := DecodeMeta([]byte(`{"kind":"rootfs","boot":{"root_stacks":["md"]}}`)); err != nil || meta.Kind != KindRootfs {
+		t.Errorf("a rootfs's: %+v, %v", meta, err)
+	}
+	for _, bad := range []string{``, `{"os":1}`, `{"kind":"floppy"}`, `{"disk":{}}`, `{} {}`, `{"boot":{"root_partition":999}}`} {
 		if _, err := DecodeMeta([]byte(bad)); err == nil {
 			t.Errorf("%s was accepted", bad)
 		}

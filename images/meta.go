@@ -10,10 +10,12 @@ import (
 // MaxMetaSize is the largest meta file that is read, in bytes.
 const MaxMetaSize = 64 << 10
 
-// Meta is what a recipe knows of its disk file and the bytes do not say: the <out>.meta.json beside it.
+// Meta is what a recipe knows of its file and the bytes do not say: the <out>.meta.json beside it.
 type Meta struct {
-	OS   OS   `json:"os"`
-	Boot Boot `json:"boot"`
+	// Kind is what the file makes: KindDisk, also when empty, or KindRootfs, of a tar archive.
+	Kind string `json:"kind,omitempty"`
+	OS   OS     `json:"os"`
+	Boot Boot   `json:"boot"`
 }
 
 // DecodeMeta reads a meta file strictly. Its parts go into ImportOptions.
@@ -29,6 +31,9 @@ func DecodeMeta(data []byte) (Meta, error) {
 	}
 	if _, err := decoder.Token(); err != io.EOF {
 		return Meta{}, fmt.Errorf("decoding image meta file: more bytes follow")
+	}
+	if meta.Kind != "" && meta.Kind != KindDisk && meta.Kind != KindRootfs {
+		return Meta{}, fmt.Errorf("decoding image meta file: %w", fieldErrorf("kind", "%.64q, want %q or %q", meta.Kind, KindDisk, KindRootfs))
 	}
 	if err := meta.OS.validate(); err != nil {
 		return Meta{}, fmt.Errorf("decoding image meta file: %w", err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,8 +25,9 @@ func newImageAdd(set *settings) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add NAME FILE",
 		Short: "Convert a disk image, sign it with the rack's key and store it at the coordinator",
-		Long: `FILE is a raw disk, plain or compressed as .zst, .gz or .xz, or a folder that "bloomery image convert" made.
-What the disk holds (system, root partition, loader) is read from FILE.meta.json or --meta.
+		Long: `FILE is a raw disk, or a tar archive of a root file system for custom layouts ("kind": "rootfs" in its meta file), each
+plain or compressed as .zst, .gz or .xz, or a folder that "bloomery image convert" made.
+What it holds (system, root partition, loader) is read from FILE.meta.json or --meta.
 
 Conversion and signing happen here: the coordinator never has the signing key.`,
 		Example: `  bloomery image add debian-12 out/images/debian-12.raw
@@ -88,10 +90,11 @@ Conversion and signing happen here: the coordinator never has the signing key.`,
 func newImageConvert(set *settings) *cobra.Command {
 	var meta, out, name string
 	cmd := &cobra.Command{
-		Use:     "convert FILE --out DIR",
-		Short:   "Convert a disk image to Bloomery's format without storing it",
-		Example: `  bloomery image convert out/images/debian-12.raw --out out/images/debian-12`,
-		Args:    exactArgs(1),
+		Use:   "convert FILE --out DIR",
+		Short: "Convert a disk image or a root file system to Bloomery's format without storing it",
+		Example: `  bloomery image convert out/images/debian-12.raw --out out/images/debian-12
+  bloomery image convert out/images/debian-12-rootfs.tar.zst --out out/images/debian-12-rootfs`,
+		Args: exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := needed(cmd, "out"); err != nil {
 				return err
@@ -169,10 +172,15 @@ func convertImage(ctx context.Context, name, source string, about images.Meta, o
 	}
 	defer file.Close()
 	lines := throttled{w: progress, every: 2 * time.Second}
-	_, err = images.Import(ctx, file, images.ImportOptions{Name: name, Out: out, OS: about.OS, Boot: about.Boot, Workers: 2,
+	options := images.ImportOptions{Name: name, Out: out, OS: about.OS, Boot: about.Boot, Workers: 2,
 		Progress: func(in, disk int64) {
-			lines.printf("converting %s: %s of disk\n", name, bytesText(disk))
-		}})
+			lines.printf("converting %s: %s of %s\n", name, bytesText(disk), cmp.Or(about.Kind, images.KindDisk))
+		}}
+	if about.Kind == images.KindRootfs {
+		_, err = images.ImportRootfs(ctx, file, options)
+	} else {
+		_, err = images.Import(ctx, file, options)
+	}
 	return err
 }
 
