@@ -75,20 +75,24 @@ type Machine struct {
 	NICs      []NIC  `yaml:"nics"`
 	BMC       BMC    `yaml:"bmc"`
 	// UUID, Serial and Product are what SMBIOS says (DSP0134 type 1).
-	UUID    string `yaml:"uuid,omitempty"`
+	UUID string `yaml:"uuid,omitempty"`
+	// TPM puts a TPM 2.0 in, whose state outlives power cycles.
+	TPM     bool   `yaml:"tpm,omitempty"`
 	Serial  string `yaml:"serial,omitempty"`
 	Product string `yaml:"product,omitempty"`
 }
 
 // Disk is a sparse file on the host.
 type Disk struct {
-	// Bus is "nvme" or "virtio".
+	// Bus is "nvme", "virtio" or "scsi".
 	Bus  string `yaml:"bus"`
 	Size Size   `yaml:"size"`
 	// Serial has at most 20 characters (NVMe 1.4 Identify Controller, bytes 4 to 23).
 	Serial string `yaml:"serial"`
-	// WWN is an EUI-64 as 16 hexadecimal digits; NVMe only.
+	// WWN is 16 hexadecimal digits: an EUI-64 of an NVMe disk, a NAA name of a SCSI one.
 	WWN string `yaml:"wwn,omitempty"`
+	// Sector is how many bytes a sector has, 512 (default) or 4096.
+	Sector int `yaml:"sector,omitempty"`
 }
 
 // NIC is a network card and the switch port that it is cabled to.

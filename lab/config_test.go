@@ -16,7 +16,13 @@ func TestLabPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, ok := strings.Cut(string(page), "```yaml\n")
+	for i, text := range strings.Split(string(page), "```yaml\n")[1:] {
+		example, _, _ := strings.Cut(text, "```")
+		if _, err := ParseConfig([]byte(example)); err != nil {
+			t.Errorf("example %d: %v", i+1, err)
+		}
+	}
+	_, rest, ok := strings.Cut(string(page), "## rack.yaml\n\n```yaml\n")
 	example, _, closed := strings.Cut(rest, "```")
 	if !ok || !closed {
 		t.Fatal("docs/lab.md has no yaml example")
@@ -46,10 +52,12 @@ func TestParseConfigRefuses(t *testing.T) {
 		{"machine twice", "machines: [{name: m1}, {name: m1}]\n", "machines[0].name's already"},
 		{"size", "machines: [{name: m1, disks: [{size: 8 bananas}]}]\n", "8 bananas"},
 		{"size overflows", "machines: [{name: m1, disks: [{size: 9999999999TiB}]}]\n", "want a whole number"},
-		{"odd size", "machines: [{name: m1, disks: [{size: 1048577}]}]\n", "whole sectors"},
+		{"odd size", "machines: [{name: m1, disks: [{size: 1049088}]}]\n", "whole sectors"},
+		{"odd sector", "machines: [{name: m1, disks: [{sector: 520}]}]\n", "disks[0].sector: 520 must be 512 or 4096"},
+		{"bus", "machines: [{name: m1, disks: [{bus: floppy}]}]\n", "must be nvme, virtio or scsi"},
 		{"disk serial injects", "machines: [{name: m1, disks: [{serial: 'a,file=/etc/shadow'}]}]\n", "disks[0].serial"},
 		{"multicast MAC", "machines: [{name: m1, nics: [{mac: '01:00:00:00:00:01'}]}]\n", "unicast MAC"},
-		{"wwn on virtio", "machines: [{name: m1, disks: [{bus: virtio, wwn: '0123456789abcdef'}]}]\n", "on nvme only"},
+		{"wwn on virtio", "machines: [{name: m1, disks: [{bus: virtio, wwn: '0123456789abcdef'}]}]\n", "on nvme and scsi only"},
 		{"no quarantine", one + "networks: [{name: provisioning, vlan: 100}]\n", `"quarantine" is missing`},
 		{"VLAN twice", one + "networks: [{name: provisioning, vlan: 1}, {name: quarantine, vlan: 1}]\n", "already"},
 		{"range outside", one + "provisioning: {address: 10.0.0.1/24, range: 10.1.0.1-10.1.0.9}\n", "provisioning.range"},
@@ -75,6 +83,7 @@ func TestParseConfigRefuses(t *testing.T) {
 func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte("machines: [{name: m1}]\n"))
 	f.Add([]byte("name: a\nmachines: [{name: m1, disks: [{bus: virtio, size: 1GiB}]}]\n"))
+	f.Add([]byte("machines: [{name: m1, tpm: true, disks: [{bus: scsi, sector: 4096, wwn: '5000c50012345678'}]}]\n"))
 	f.Add([]byte("coordinators: 3\nmachines: [{name: m1}]\n"))
 	f.Add([]byte("\x00\xff:::"))
 	f.Fuzz(func(t *testing.T, text []byte) {

@@ -30,7 +30,10 @@ type MachineStatus struct {
 	Ports      []string  `json:"ports"`
 	MACs       []string  `json:"macs"`
 	DiskSerial []string  `json:"disk_serials"`
-	UUID       string    `json:"uuid"`
+	// PulledDisks are the serials of those that were taken out.
+	PulledDisks []string `json:"pulled_disks,omitempty"`
+	TPM         bool     `json:"tpm,omitempty"`
+	UUID        string   `json:"uuid"`
 }
 
 // SupervisorStatus is what the supervisor says of its rack.
@@ -56,12 +59,15 @@ type powerRequest struct {
 //	pull-plug                   Machine: QEMU is killed; the BMC stays on
 //	smart-warning               Machine, Disk, Bits: NVMe Critical Warning; 0 takes it away
 //	slow-disk                   Machine, Disk, BytesPerSecond; 0 takes it away
+//	pull-disk                   Machine, Serial: the disk is taken out, at once and over power cycles
+//	insert-disk                 Machine, Serial: it is put in again, which the machine sees when it starts next
 //	bmc-stuck, bmc-ok           Machine: the BMC no longer answers, or does again
 type Fault struct {
 	Kind           string  `json:"kind"`
 	Machine        string  `json:"machine,omitempty"`
 	NIC            int     `json:"nic,omitempty"`
 	Disk           int     `json:"disk,omitempty"`
+	Serial         string  `json:"serial,omitempty"`
 	Bits           uint8   `json:"bits,omitempty"`
 	BytesPerSecond int64   `json:"bytes_per_second,omitempty"`
 	Port           string  `json:"port,omitempty"`
@@ -120,19 +126,22 @@ func (s *supervisor) status() SupervisorStatus {
 	st := SupervisorStatus{Rack: s.config.Name, Accel: s.config.Accel, Started: s.started, Switch: s.sw.Snapshot()}
 	for _, c := range s.config.Machines {
 		m := s.machines[c.Name]
-		ms := MachineStatus{Name: c.Name, BMC: c.BMC.Address, UUID: c.UUID, NextBoot: m.bmc.Flags.Peek().String(), BMCStuck: m.bmc.Stuck()}
+		ms := MachineStatus{Name: c.Name, BMC: c.BMC.Address, UUID: c.UUID, TPM: c.TPM, NextBoot: m.bmc.Flags.Peek().String(), BMCStuck: m.bmc.Stuck()}
 		m.mu.Lock()
 		ms.On, ms.Starts = m.proc != nil, m.starts
 		if ms.On {
 			ms.Since, ms.PID = m.since, m.proc.PID()
 		}
+		for i, d := range c.Disks {
+			if m.pulled[i] {
+				ms.PulledDisks = append(ms.PulledDisks, d.Serial)
+			}
+		}
 		m.mu.Unlock()
 		for _, n := range c.NICs {
 			ms.Ports, ms.MACs = append(ms.Ports, n.Port), append(ms.MACs, n.MAC)
 		}
-		for _, d := range c.Disks {
-			ms.DiskSerial = append(ms.DiskSerial, d.Serial)
-		}
+		ms.DiskSerial = m.serials()
 		st.Machines = append(st.Machines, ms)
 	}
 	return st
@@ -192,6 +201,11 @@ func (s *supervisor) fault(ctx context.Context, f Fault) error {
 		return m.cut(ctx, f.NIC, f.Kind == "link-down")
 	case "pull-plug":
 		return m.PowerOff(ctx)
+	case "pull-disk", "insert-disk":
+		if err := m.pull(ctx, f.Serial, f.Kind == "pull-disk"); err != nil {
+			return fmt.Errorf("fault %q: %w", f.Kind, err)
+		}
+		return nil
 	case "bmc-stuck", "bmc-ok":
 		m.bmc.SetStuck(f.Kind == "bmc-stuck")
 		return nil

@@ -12,6 +12,7 @@ const (
 	defaultCPUs      = 2
 	defaultMemoryMiB = 512
 	defaultDisk      = 8 * GiB
+	defaultSector    = 512
 	maxMachines      = 64
 )
 
@@ -73,6 +74,9 @@ func (m *Machine) fill(rack string, number int, port *int) {
 		setIfEmpty(&m.Disks[i].Bus, "nvme")
 		if m.Disks[i].Size == 0 {
 			m.Disks[i].Size = defaultDisk
+		}
+		if m.Disks[i].Sector == 0 {
+			m.Disks[i].Sector = defaultSector
 		}
 		setIfEmpty(&m.Disks[i].Serial, fmt.Sprintf("BLD%X%02d%02d", id[6:10], number, i))
 	}

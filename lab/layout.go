@@ -64,6 +64,8 @@ func (l layout) machine(name string) string       { return filepath.Join(l.dir, 
 func (l layout) consoleSocket(name string) string { return filepath.Join(l.machine(name), "con.sock") }
 func (l layout) qmpSocket(name string) string     { return filepath.Join(l.machine(name), "qmp.sock") }
 func (l layout) bmcSocket(name string) string     { return filepath.Join(l.machine(name), "bmc.sock") }
+func (l layout) tpm(name string) string           { return filepath.Join(l.machine(name), "tpm") }
+func (l layout) tpmSocket(name string) string     { return filepath.Join(l.machine(name), "tpm.sock") }
 func (l layout) nicSocket(name string, i int) string {
 	return filepath.Join(l.machine(name), fmt.Sprintf("net%d.sock", i))
 }

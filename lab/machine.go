@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -41,9 +43,11 @@ type machine struct {
 
 	mu      sync.Mutex
 	proc    *qemu.Process
+	tpm     *qemu.TPM // runs while proc does
 	starts  int
 	since   time.Time
 	cutNICs map[int]bool
+	pulled  map[int]bool // disks
 }
 
 var _ bmc.Power = (*machine)(nil)
@@ -101,15 +105,21 @@ func (m *machine) start(ctx context.Context) error {
 		return fmt.Errorf("machine %s: the rack is going down: %w", m.config.Name, err)
 	}
 	boot := m.bmc.Flags.Take()
-	p, err := qemu.Start(ctx, qemu.Options{
-		Binary: m.binary, Args: qemu.Args(m.spec, qemuBoot(boot)), Env: m.env, Output: m.output, QMP: m.qmp, Launch: m.spawn.start,
-	})
+	tpm, err := m.startTPM()
 	if err != nil {
 		m.log.Error("machine did not start", "error", err)
 		return fmt.Errorf("machine %s: %w", m.config.Name, err)
 	}
+	p, err := qemu.Start(ctx, qemu.Options{
+		Binary: m.binary, Args: qemu.Args(m.equipped(), qemuBoot(boot)), Env: m.env, Output: m.output, QMP: m.qmp, Launch: m.spawn.start,
+	})
+	if err != nil {
+		tpm.Stop()
+		m.log.Error("machine did not start", "error", err)
+		return fmt.Errorf("machine %s: %w", m.config.Name, err)
+	}
 	m.mu.Lock()
-	m.proc, m.since = p, time.Now()
+	m.proc, m.tpm, m.since = p, tpm, time.Now()
 	m.starts++
 	var cut []int
 	for i := range m.cutNICs {
@@ -136,14 +146,24 @@ func qemuBoot(b bmc.Boot) qemu.Boot {
 	return qemu.BootNone
 }
 
+// startTPM starts the machine's TPM emulator; nil if it has no TPM.
+func (m *machine) startTPM() (*qemu.TPM, error) {
+	if !m.config.TPM {
+		return nil, nil
+	}
+	name := m.config.Name
+	return qemu.StartTPM(qemu.TPMOptions{Dir: m.layout.tpm(name), Socket: m.layout.tpmSocket(name), Env: m.env, Output: m.output, Launch: m.spawn.start})
+}
+
 // stop takes the power away. The caller has op.
 func (m *machine) stop() {
 	m.mu.Lock()
-	p := m.proc
-	m.proc = nil
+	p, tpm := m.proc, m.tpm
+	m.proc, m.tpm = nil, nil
 	m.mu.Unlock()
 	if p != nil {
 		p.Kill()
+		tpm.Stop()
 		m.log.Info("machine is off")
 	}
 }
@@ -158,9 +178,11 @@ func (m *machine) watch(p *qemu.Process) {
 		return // switched off or reset by the BMC
 	}
 	m.mu.Lock()
-	m.proc = nil
+	tpm := m.tpm
+	m.proc, m.tpm = nil, nil
 	ran := time.Since(m.since)
 	m.mu.Unlock()
+	tpm.Stop()
 	exit := p.Exit()
 	m.log.Info("machine stopped", "why", exit.String(), "after", ran.Round(time.Millisecond))
 	if exit != qemu.ExitReset || m.ctx.Err() != nil {
@@ -193,6 +215,44 @@ func (m *machine) cut(ctx context.Context, nic int, cut bool) error {
 		return nil
 	}
 	return p.SetLink(ctx, nic, !cut)
+}
+
+// equipped is the machine with the disks that are in it.
+func (m *machine) equipped() qemu.Spec {
+	s := m.spec
+	s.Disks = slices.Clone(s.Disks)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i := range s.Disks {
+		s.Disks[i].Pulled = m.pulled[i]
+	}
+	return s
+}
+
+// pull takes a disk out of the machine, also over power cycles, until it is put in again. A running machine has lost it at once; one that is put
+// in comes with the next start.
+func (m *machine) pull(ctx context.Context, serial string, out bool) error {
+	i := slices.IndexFunc(m.config.Disks, func(d Disk) bool { return d.Serial == serial })
+	if i < 0 {
+		return fmt.Errorf("machine %s has no disk with serial %q; it has %s", m.config.Name, serial, strings.Join(m.serials(), ", "))
+	}
+	m.mu.Lock()
+	was := m.pulled[i]
+	m.pulled[i] = out
+	p := m.proc
+	m.mu.Unlock()
+	if p == nil || was || !out {
+		return nil
+	}
+	return p.PullDisk(ctx, i)
+}
+
+func (m *machine) serials() []string {
+	var all []string
+	for _, d := range m.config.Disks {
+		all = append(all, d.Serial)
+	}
+	return all
 }
 
 // prepareMachine makes the machine's disks and firmware variables.
@@ -236,7 +296,10 @@ func machineSpec(l layout, accel string, code string, c Machine) qemu.Spec {
 		Code: code, Vars: l.vars(c.Name), Console: l.consoleSocket(c.Name), QMP: l.qmpSocket(c.Name), BMC: l.bmcSocket(c.Name),
 	}
 	for i, d := range c.Disks {
-		s.Disks = append(s.Disks, qemu.Disk{Bus: d.Bus, Path: l.disk(c.Name, i), Serial: d.Serial, WWN: d.WWN})
+		s.Disks = append(s.Disks, qemu.Disk{Bus: d.Bus, Path: l.disk(c.Name, i), Serial: d.Serial, WWN: d.WWN, Sector: d.Sector})
+	}
+	if c.TPM {
+		s.TPM = l.tpmSocket(c.Name)
 	}
 	for i, n := range c.NICs {
 		s.NICs = append(s.NICs, qemu.NIC{MAC: n.MAC, Socket: l.nicSocket(c.Name, i)})

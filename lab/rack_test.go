@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -58,8 +59,9 @@ func up(t *testing.T, c Config) Status {
 func testRack(name string) Config {
 	c := Default(1)
 	c.Name = name
-	c.Machines[0].Disks = []Disk{{Bus: "nvme", Size: 64 * MiB, Serial: "NVME0001"}, {Bus: "virtio", Size: 64 * MiB, Serial: "VIRTIO01"}}
-	c.Machines[0].MemoryMiB = 256
+	c.Machines[0].Disks = []Disk{{Bus: "nvme", Size: 64 * MiB, Serial: "NVME0001"}, {Bus: "virtio", Size: 64 * MiB, Serial: "VIRTIO01", Sector: 4096},
+		{Bus: "scsi", Size: 64 * MiB, Serial: "SCSI0001", WWN: "5000c50012345678"}}
+	c.Machines[0].MemoryMiB, c.Machines[0].TPM = 256, true
 	return c
 }
 
@@ -165,7 +167,8 @@ func TestMachine(t *testing.T) {
 	if on, err := d.PowerStatus(ctx); err != nil || on || time.Since(begin) > 5*time.Second {
 		t.Errorf("after off: on=%t, %v, %s", on, err, time.Since(begin))
 	}
-	for _, f := range []Fault{{Kind: "smart-warning", Machine: "m1", Bits: 4}, {Kind: "nonsense", Machine: "m1"}, {Kind: "link-down", Machine: "nobody"}} {
+	for _, f := range []Fault{{Kind: "smart-warning", Machine: "m1", Bits: 4}, {Kind: "nonsense", Machine: "m1"}, {Kind: "link-down", Machine: "nobody"},
+		{Kind: "pull-disk", Machine: "m1", Serial: "NONE"}} {
 		if err := client.Fault(ctx, f); err == nil {
 			t.Errorf("fault %+v of a machine that is off was accepted", f)
 		}
@@ -177,6 +180,8 @@ func TestMachine(t *testing.T) {
 	for _, f := range []Fault{
 		{Kind: "smart-warning", Machine: "m1", Bits: 4}, {Kind: "slow-disk", Machine: "m1", Disk: 1, BytesPerSecond: 1 << 20},
 		{Kind: "link-down", Machine: "m1"}, {Kind: "link-up", Machine: "m1"}, {Kind: "port-down", Port: "Ethernet1"}, {Kind: "port-up", Port: "Ethernet1"},
+		{Kind: "pull-disk", Machine: "m1", Serial: "NVME0001"}, {Kind: "pull-disk", Machine: "m1", Serial: "NVME0001"}, {Kind: "pull-disk", Machine: "m1", Serial: "SCSI0001"},
+		{Kind: "insert-disk", Machine: "m1", Serial: "SCSI0001"},
 	} {
 		if err := client.Fault(ctx, f); err != nil {
 			t.Errorf("fault %+v: %v", f, err)
@@ -186,11 +191,21 @@ func TestMachine(t *testing.T) {
 		t.Fatal(err)
 	}
 	now, err := client.Status(ctx)
-	if err != nil || !now.Machines[0].On || now.Machines[0].Starts != 3 {
-		t.Errorf("after on and reset: %+v, %v", now.Machines, err)
+	if err != nil || !now.Machines[0].On || now.Machines[0].Starts != 3 || !slices.Equal(now.Machines[0].PulledDisks, []string{"NVME0001"}) {
+		t.Errorf("after on, pulled disks and reset: %+v, %v", now.Machines, err)
+	}
+	command, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", now.Machines[0].PID))
+	if err != nil || bytes.Contains(command, []byte("NVME0001")) || !bytes.Contains(command, []byte("SCSI0001")) {
+		t.Errorf("the machine was started with %q (%v): want it without the disk that was pulled, and with the one that was put in again", command, err)
 	}
 	if err := client.Power(ctx, "m1", "off"); err != nil {
 		t.Error(err)
+	}
+	if left, err := markedProcesses(st.StateDir); err != nil || len(left) != 1 {
+		t.Errorf("with its machine off the rack has the processes %v (%v), want the supervisor alone: a TPM goes off with its machine", left, err)
+	}
+	if _, err := os.Stat(filepath.Join(layout{st.StateDir}.tpm("m1"), "tpm2-00.permall")); err != nil {
+		t.Errorf("the TPM has kept nothing: %v", err)
 	}
 }
 
@@ -205,8 +220,8 @@ func TestDownAfterKill(t *testing.T) {
 		t.Fatal(err)
 	}
 	before, err := markedProcesses(st.StateDir)
-	if err != nil || len(before) != 2 {
-		t.Fatalf("processes of the rack: %v, %v; want supervisor and QEMU", before, err)
+	if err != nil || len(before) != 3 {
+		t.Fatalf("processes of the rack: %v, %v; want supervisor, QEMU and TPM", before, err)
 	}
 	s, err := layout{st.StateDir}.load()
 	if err != nil {
@@ -215,7 +230,7 @@ func TestDownAfterKill(t *testing.T) {
 	if err := s.Supervisor.kill(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 5*time.Second, "QEMU dies with its supervisor", func() bool {
+	eventually(t, 5*time.Second, "QEMU and TPM die with their supervisor", func() bool {
 		left, err := markedProcesses(st.StateDir)
 		return err == nil && len(left) == 0
 	})

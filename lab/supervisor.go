@@ -101,7 +101,7 @@ func (s *supervisor) allOff() {
 func removeSockets(l layout, c Config) error {
 	paths := []string{l.control()}
 	for _, m := range c.Machines {
-		paths = append(paths, l.consoleSocket(m.Name), l.qmpSocket(m.Name), l.bmcSocket(m.Name))
+		paths = append(paths, l.consoleSocket(m.Name), l.qmpSocket(m.Name), l.bmcSocket(m.Name), l.tpmSocket(m.Name))
 		for i := range m.NICs {
 			paths = append(paths, l.nicSocket(m.Name, i))
 		}
@@ -194,7 +194,7 @@ func (s *supervisor) addMachine(ctx context.Context, wg *sync.WaitGroup, spawn *
 	}
 	m := &machine{
 		config: c, layout: l, spec: machineSpec(l, s.config.Accel, filepath.Join(ovmfDir, ovmfCode), c), binary: qemuBinary,
-		env: os.Environ(), log: s.log.With("machine", c.Name), spawn: spawn, ctx: ctx, cutNICs: map[int]bool{},
+		env: os.Environ(), log: s.log.With("machine", c.Name), spawn: spawn, ctx: ctx, cutNICs: map[int]bool{}, pulled: map[int]bool{},
 	}
 	var err error
 	if m.output, err = os.OpenFile(l.log("qemu-"+c.Name), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600); err != nil {

@@ -12,11 +12,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"bloomery/lab/netns"
+	"bloomery/lab/qemu"
 )
 
 const (
@@ -87,6 +89,11 @@ func (o *UpOptions) check() error {
 	}
 	if _, err := exec.LookPath(qemuBinary); err != nil {
 		return fmt.Errorf("running machines: %w (Debian package qemu-system-x86)", err)
+	}
+	if slices.ContainsFunc(o.Config.Machines, func(m Machine) bool { return m.TPM }) {
+		if _, err := exec.LookPath(qemu.TPMBinary); err != nil {
+			return fmt.Errorf("running machines with a TPM: %w (Debian package swtpm)", err)
+		}
 	}
 	for _, path := range []*string{&o.Bloomery, &o.Bloomeryd, &o.AgentImageBase} {
 		if *path == "" {

@@ -172,10 +172,11 @@ func (v *validator) machine(field string, m Machine) {
 }
 
 func (v *validator) disk(field string, d Disk) {
-	v.check(d.Bus == "nvme" || d.Bus == "virtio", "%s.bus: %q must be nvme or virtio", field, d.Bus)
-	v.check(d.Size >= minDisk && d.Size <= maxDisk && d.Size%512 == 0, "%s.size: %s must be %s to %s in whole sectors of 512 bytes", field, d.Size, minDisk, maxDisk)
+	v.check(d.Bus == "nvme" || d.Bus == "virtio" || d.Bus == "scsi", "%s.bus: %q must be nvme, virtio or scsi", field, d.Bus)
+	v.check(d.Sector == 512 || d.Sector == 4096, "%s.sector: %d must be 512 or 4096 (bytes)", field, d.Sector)
+	v.check(d.Size >= minDisk && d.Size <= maxDisk && d.Size%4096 == 0, "%s.size: %s must be %s to %s in whole sectors of 4096 bytes", field, d.Size, minDisk, maxDisk)
 	v.check(serialRE.MatchString(d.Serial), "%s.serial: %q must be at most 20 letters, digits, . _ -", field, d.Serial)
-	v.check(d.WWN == "" || d.Bus == "nvme" && wwnRE.MatchString(d.WWN), "%s.wwn: %q must be 16 lower-case hexadecimal digits, on nvme only", field, d.WWN)
+	v.check(d.WWN == "" || d.Bus != "virtio" && wwnRE.MatchString(d.WWN), "%s.wwn: %q must be 16 lower-case hexadecimal digits, on nvme and scsi only", field, d.WWN)
 	v.unique("disk serial", field+".serial", d.Serial)
 	if d.WWN != "" {
 		v.unique("wwn", field+".wwn", d.WWN)

@@ -188,7 +188,7 @@ func newLabStatus(set *settings) *cobra.Command {
 					return
 				}
 				for _, m := range status.Supervisor.Machines {
-					row(w, "Machine "+m.Name, fmt.Sprintf("power %s, BMC %s, port %s", onWord(m.On), m.BMC, strings.Join(m.Ports, " ")))
+					row(w, "Machine "+m.Name, fmt.Sprintf("power %s, BMC %s, port %s%s", onWord(m.On), m.BMC, strings.Join(m.Ports, " "), pulledWords(m.PulledDisks)))
 				}
 				for _, port := range status.Supervisor.Switch.Ports {
 					row(w, "Port "+port.Name, fmt.Sprintf("VLAN %d, link %s", port.VLAN.Access, upWord(port.LinkUp)))
@@ -205,6 +205,13 @@ func upWord(up bool) string {
 		return "up"
 	}
 	return "down"
+}
+
+func pulledWords(serials []string) string {
+	if len(serials) == 0 {
+		return ""
+	}
+	return ", disks pulled: " + strings.Join(serials, " ")
 }
 
 func onWord(on bool) string {

@@ -41,9 +41,12 @@ func newLabFault() *cobra.Command {
   pull-plug               --machine: power is gone
   smart-warning           --machine --disk --bits: NVMe critical warning; 0 takes it away
   slow-disk               --machine --disk --bytes-per-second; 0 takes it away
+  pull-disk               --machine --serial: the disk is taken out; a running machine's accesses to it fail at once
+  insert-disk             --machine --serial: it is put in again, seen when the machine starts next
   bmc-stuck, bmc-ok       --machine`,
 		Example: `  bloomery lab fault swap-ports --port Ethernet1 --other-port Ethernet2
-  bloomery lab fault smart-warning --machine m1 --bits 4`,
+  bloomery lab fault smart-warning --machine m1 --bits 4
+  bloomery lab fault pull-disk --machine m1 --serial NVME2`,
 		Args: exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			fault.Kind = args[0]
@@ -55,6 +58,7 @@ func newLabFault() *cobra.Command {
 	f.StringVar(&fault.Machine, "machine", "", "machine")
 	f.IntVar(&fault.NIC, "nic", 0, "number of the machine's NIC")
 	f.IntVar(&fault.Disk, "disk", 0, "number of the machine's disk")
+	f.StringVar(&fault.Serial, "serial", "", "serial of the machine's disk")
 	f.Uint8Var(&fault.Bits, "bits", 0, "NVMe Critical Warning bits")
 	f.Int64Var(&fault.BytesPerSecond, "bytes-per-second", 0, "disk's speed limit")
 	f.StringVar(&fault.Port, "port", "", "switch port")

@@ -30,14 +30,19 @@ type Spec struct {
 	NICs       []NIC
 	// Console, QMP and BMC are unix sockets that somebody listens on before QEMU starts.
 	Console, QMP, BMC string
+	// TPM is a TPM emulator's socket; empty without one.
+	TPM string
 }
 
 // Disk is a raw file as a disk.
 type Disk struct {
-	Bus    string // "nvme" or "virtio"
+	Bus    string // "nvme", "virtio" or "scsi"
 	Path   string
 	Serial string
-	WWN    string // EUI-64 in hexadecimal, NVMe only
+	WWN    string // in hexadecimal, NVMe and SCSI only
+	Sector int    // bytes, 512 or 4096
+	// Pulled leaves the disk out; the others keep their slots.
+	Pulled bool
 }
 
 // NIC is a virtio card that connects to a listening unix socket, 4-byte big-endian lengths before frames.
@@ -94,7 +99,13 @@ func Args(s Spec, boot Boot) []string {
 		"-device", "isa-ipmi-kcs,bmc=bmc0",
 	}
 	a = append(a, smbios(s)...)
+	if s.TPM != "" {
+		a = append(a, TPMArgs(s.TPM)...)
+	}
 	for i, d := range s.Disks {
+		if d.Pulled {
+			continue
+		}
 		a = append(a, disk(i, d, diskIndex(s, boot, i))...)
 	}
 	for i, n := range s.NICs {
@@ -135,15 +146,27 @@ func disk(i int, d Disk, index string) []string {
 	id := DiskID(i)
 	// cache=unsafe: the host's page cache outlives QEMU, and a lab's disks need not outlive the host.
 	drive := []string{"-drive", fmt.Sprintf("if=none,id=%s,format=raw,cache=unsafe,discard=unmap,file=%s", driveID(i), d.Path)}
+	blocks := fmt.Sprintf("drive=drive%d", i)
+	if d.Sector != 0 && d.Sector != 512 {
+		blocks += fmt.Sprintf(",logical_block_size=%d,physical_block_size=%d", d.Sector, d.Sector)
+	}
+	addr := fmt.Sprintf("addr=%#x", firstDiskSlot+i)
 	switch {
 	case d.Bus == "virtio":
-		return append(drive, "-device", fmt.Sprintf("virtio-blk-pci,id=%s,drive=drive%d,serial=%s,addr=%#x%s", id, i, d.Serial, firstDiskSlot+i, index))
+		return append(drive, "-device", fmt.Sprintf("virtio-blk-pci,id=%s,%s,serial=%s,%s%s", id, blocks, d.Serial, addr, index))
+	case d.Bus == "scsi":
+		if d.WWN != "" {
+			blocks += ",wwn=0x" + d.WWN
+		}
+		return append(drive,
+			"-device", fmt.Sprintf("virtio-scsi-pci,id=%shba,%s", id, addr),
+			"-device", fmt.Sprintf("scsi-hd,id=%s,bus=%shba.0,%s,serial=%s%s", id, id, blocks, d.Serial, index))
 	case d.WWN != "":
 		return append(drive,
-			"-device", fmt.Sprintf("nvme,id=%s,serial=%s,addr=%#x", id, d.Serial, firstDiskSlot+i),
-			"-device", fmt.Sprintf("nvme-ns,id=%sns,bus=%s,drive=drive%d,eui64=0x%s%s", id, id, i, d.WWN, index))
+			"-device", fmt.Sprintf("nvme,id=%s,serial=%s,%s", id, d.Serial, addr),
+			"-device", fmt.Sprintf("nvme-ns,id=%sns,bus=%s,%s,eui64=0x%s%s", id, id, blocks, d.WWN, index))
 	}
-	return append(drive, "-device", fmt.Sprintf("nvme,id=%s,drive=drive%d,serial=%s,addr=%#x%s", id, i, d.Serial, firstDiskSlot+i, index))
+	return append(drive, "-device", fmt.Sprintf("nvme,id=%s,%s,serial=%s,%s%s", id, blocks, d.Serial, addr, index))
 }
 
 // smbios describes firmware, system, board, chassis and memory (DSP0134 types 0 to 3 and 17).

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"time"
 )
@@ -242,4 +243,21 @@ func (p *Process) Throttle(ctx context.Context, disk int, bytesPerSecond int64) 
 		"device": driveID(disk), "bps": bytesPerSecond, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": 0,
 	})
 	return err
+}
+
+// PullDisk takes a disk's medium away at once: whatever the guest reads or writes from then on fails, as of a disk that has died. The guest
+// goes on seeing a device until it is started again.
+func (p *Process) PullDisk(ctx context.Context, disk int) error {
+	said, err := p.command(ctx, "human-monitor-command", map[string]any{"command-line": "drive_del " + driveID(disk)})
+	if err != nil {
+		return err
+	}
+	var text string
+	if err := json.Unmarshal(said, &text); err != nil {
+		return fmt.Errorf("QMP drive_del: %w", err)
+	}
+	if text = strings.TrimSpace(text); text != "" { // the human monitor has no other word for an error
+		return fmt.Errorf("QMP drive_del: %s", text)
+	}
+	return nil
 }

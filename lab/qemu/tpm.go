@@ -65,8 +65,12 @@ func StartTPM(o TPMOptions) (*TPM, error) {
 	return t, nil
 }
 
-// Stop waits until the emulator, whose QEMU must be gone, has written its state and left; one that stays is killed.
+// Stop waits until the emulator, whose QEMU must be gone, has written its state and left; one that stays is killed. A machine without a TPM
+// has a nil one.
 func (t *TPM) Stop() {
+	if t == nil {
+		return
+	}
 	select {
 	case <-t.done:
 	case <-time.After(tpmTimeout):
