@@ -100,8 +100,10 @@ func (d *Disk) WriteAt(p []byte, offset int64) (int, error) {
 	return d.buffered.WriteAt(p, offset)
 }
 
-// Zero implements Device: by BLKZEROOUT, which a device does by itself where it can and the kernel else, by a hole in a file,
-// and by plain zeros where neither works. BLKDISCARD is not used, because what it leaves to be read is up to the device.
+// Zero implements Device. It punches a hole, which on a block device is a discard where the kernel knows that the device returns zeros for what it
+// discarded (NVMe write zeroes with deallocate, SCSI write same with unmap; block/fops.c, blkdev_fallocate); else by BLKZEROOUT, which a
+// device does by itself where it can and the kernel with pages of zeros else; and by plain writes where neither works. BLKDISCARD is not
+// used, because what it leaves to be read is up to the device.
 func (d *Disk) Zero(ctx context.Context, offset, length int64) error {
 	for length > 0 {
 		if err := ctx.Err(); err != nil {
@@ -118,16 +120,15 @@ func (d *Disk) Zero(ctx context.Context, offset, length int64) error {
 }
 
 func (d *Disk) zero(offset, length int64) error {
-	var err error
-	if d.isBlock {
+	err := unix.Fallocate(int(d.buffered.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, offset, length)
+	if d.isBlock && cannot(err) {
+		err = nil
 		span := [2]uint64{uint64(offset), uint64(length)}
 		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, d.buffered.Fd(), unix.BLKZEROOUT, uintptr(unsafe.Pointer(&span))); errno != 0 {
 			err = errno
 		}
-	} else {
-		err = unix.Fallocate(int(d.buffered.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, offset, length)
 	}
-	if err == nil || !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOTTY) && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
+	if !cannot(err) {
 		return err
 	}
 	zeros := alignedBuffer(int(min(length, 1<<20)))
@@ -140,6 +141,11 @@ func (d *Disk) zero(offset, length int64) error {
 		length -= n
 	}
 	return nil
+}
+
+// cannot says whether a device or its kernel lacks what was asked for, which is no fault of the medium.
+func cannot(err error) bool {
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL)
 }
 
 // Sync implements Device.

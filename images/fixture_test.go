@@ -142,6 +142,8 @@ type fakeDevice struct {
 	fail   func(op deviceOp) error
 	// ignore makes writes there not reach the medium.
 	ignore func(op deviceOp) bool
+	// turn may change what is read, if set.
+	turn func(p []byte, offset int64)
 }
 
 func newFakeDevice(size int) *fakeDevice {
@@ -160,7 +162,11 @@ func (d *fakeDevice) do(op deviceOp) error {
 func (d *fakeDevice) ReadAt(p []byte, offset int64) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return bytes.NewReader(d.disk).ReadAt(p, offset)
+	n, err := bytes.NewReader(d.disk).ReadAt(p, offset)
+	if d.turn != nil {
+		d.turn(p[:n], offset)
+	}
+	return n, err
 }
 
 func (d *fakeDevice) WriteAt(p []byte, offset int64) (int, error) {

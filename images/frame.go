@@ -7,6 +7,10 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
+// decoderSlack is by how much a buffer should be larger than the frame that is decoded into it: zstd's quicker code is used only while a block
+// and a little more would fit (RFC 8878, section 3.1.1.2: blocks have at most 128 KiB).
+const decoderSlack = 132 << 10
+
 // frameDecoder turns stored frames of one image into disk bytes, verifying them before they reach the decompressor.
 type frameDecoder struct {
 	manifest *Manifest

@@ -157,6 +157,17 @@ func (m *Manifest) DataLength() int64 {
 	return 0
 }
 
+// dataFrames is the number of frames that are stored.
+func (m *Manifest) dataFrames() int {
+	n := 0
+	for i := range m.Frames {
+		if !m.Frames[i].Zero {
+			n++
+		}
+	}
+	return n
+}
+
 // DecodeManifest reads a manifest strictly: size caps, no unknown field, nothing after it, and every rule of Validate.
 // The signature is not looked at: use VerifyManifest for bytes from elsewhere.
 func DecodeManifest(data []byte) (*Manifest, error) {

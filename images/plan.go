@@ -16,15 +16,19 @@ type group struct {
 	offset, length int64
 }
 
-// planGroups cuts the frames [first, end) into groups of at most groupData compressed bytes, or of one larger frame.
-func planGroups(m *Manifest, first, end int) []group {
+// planGroups cuts the frames [first, end), but for those to keep, into groups of at most groupData compressed bytes, or of one larger frame.
+func planGroups(m *Manifest, first, end int, keep map[int]bool) []group {
 	var groups []group
 	var g group
 	for i := first; i < end; i++ {
 		f := &m.Frames[i]
-		if i > first && !f.Zero && g.length > 0 && g.length+f.DataLength > groupData {
+		full := !f.Zero && g.length > 0 && g.length+f.DataLength > groupData
+		if g.end > 0 && (full || keep[i]) {
 			groups = append(groups, g)
 			g = group{}
+		}
+		if keep[i] {
+			continue
 		}
 		if g.end == 0 {
 			g.first = i
@@ -39,15 +43,6 @@ func planGroups(m *Manifest, first, end int) []group {
 		groups = append(groups, g)
 	}
 	return groups
-}
-
-// headFrames is the number of frames that overlap the disk's first head bytes.
-func headFrames(m *Manifest, head int64) int {
-	n := 0
-	for n < len(m.Frames) && m.Frames[n].Offset < head {
-		n++
-	}
-	return n
 }
 
 // writeFunc puts disk bytes where they belong.

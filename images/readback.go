@@ -4,86 +4,161 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"iter"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// ReadBack says how much of a written disk is compared with the manifest.
+type ReadBack int
+
+const (
+	// ReadBackSample compares a few data frames, the first and the last among them, and the edges of all runs of zeros.
+	ReadBackSample ReadBack = iota
+	// ReadBackFull compares every byte. It takes as long as reading the image's size from the disk.
+	ReadBackFull
 )
 
 // sampleFrames is how many data frames are read back; each costs about 0.1 s where SHA-256 is slow (40 MB/s).
 const sampleFrames = 6
 
-// sample returns up to sampleFrames data frames below end, spread evenly, the first and the last among them.
-func sample(m *Manifest, first, end int) []int {
+// span is a part of the disk that is read at once, and the frame that it belongs to.
+type span struct {
+	frame          int
+	offset, length int64
+}
+
+// spans are what is to be read of the frames [first, end).
+func (w *writer) spans(first, end int, mode ReadBack) iter.Seq[span] {
+	const edge = 64 << 10
+	sampled := map[int]bool{}
+	if mode == ReadBackSample {
+		for _, i := range sample(w.manifest, first, end, sampleFrames) {
+			sampled[i] = true
+		}
+	}
+	return func(yield func(span) bool) {
+		for i := first; i < end; i++ {
+			f := &w.manifest.Frames[i]
+			switch {
+			case mode == ReadBackSample && f.Zero:
+				n := min(edge, f.Length)
+				if !yield(span{i, f.Offset, n}) || !yield(span{i, f.Offset + f.Length - n, n}) {
+					return
+				}
+			case mode == ReadBackSample && !sampled[i]:
+			default: // a run of zeros is longer than a buffer
+				for at := f.Offset; at < f.Offset+f.Length; at += w.manifest.FrameSize {
+					if !yield(span{i, at, min(w.manifest.FrameSize, f.Offset+f.Length-at)}) {
+						return
+					}
+				}
+			}
+		}
+	}
+}
+
+// sample returns up to most data frames of [first, end), spread evenly, the first and the last among them.
+func sample(m *Manifest, first, end, most int) []int {
 	var data []int
 	for i := first; i < end; i++ {
 		if !m.Frames[i].Zero {
 			data = append(data, i)
 		}
 	}
-	if len(data) <= sampleFrames {
+	if len(data) <= most {
 		return data
 	}
-	picked := make([]int, 0, sampleFrames)
-	for k := range sampleFrames {
-		picked = append(picked, data[k*(len(data)-1)/(sampleFrames-1)])
+	picked := make([]int, 0, most)
+	for k := range most {
+		picked = append(picked, data[k*(len(data)-1)/(most-1)])
 	}
 	return picked
 }
 
-// compare reads data frames back and returns the first one that differs from the manifest, or -1.
-func (w *writer) compare(ctx context.Context, frames []int) (int, error) {
-	buffer := alignedBuffer(int(w.manifest.FrameSize))
-	for _, i := range frames {
-		if err := ctx.Err(); err != nil {
-			return 0, err
-		}
-		f := &w.manifest.Frames[i]
-		if _, err := w.device.ReadAt(buffer[:f.Length], f.Offset); err != nil {
-			return 0, fmt.Errorf("reading back frame %d at byte %d of the disk: %w", i, f.Offset, err)
-		}
-		if sha256.Sum256(buffer[:f.Length]) != f.RawSHA256 {
-			return i, nil
-		}
+// read reads spans side by side, in no order, and says of each whether it is as the manifest wants it.
+func (w *writer) read(ctx context.Context, spans iter.Seq[span], found func(s span, right bool)) error {
+	outer := ctx
+	tasks, ctx := errgroup.WithContext(ctx)
+	type verdict struct {
+		span
+		right bool
 	}
-	return -1, nil
-}
-
-// compareZeros reads the beginning and the end of zero runs back and returns the first run that has other bytes, or -1.
-func (w *writer) compareZeros(ctx context.Context, first, end int) (int, error) {
-	const edge = 64 << 10
-	buffer := alignedBuffer(edge)
-	for i := first; i < end; i++ {
-		f := &w.manifest.Frames[i]
-		if !f.Zero {
-			continue
-		}
-		if err := ctx.Err(); err != nil {
-			return 0, err
-		}
-		n := min(edge, f.Length)
-		for _, offset := range []int64{f.Offset, f.Offset + f.Length - n} {
-			if _, err := w.device.ReadAt(buffer[:n], offset); err != nil {
-				return 0, fmt.Errorf("reading back zeros at byte %d of the disk: %w", offset, err)
-			}
-			if !allZero(buffer[:n]) {
-				return i, nil
+	todo, verdicts := make(chan span), make(chan verdict)
+	tasks.Go(func() error {
+		defer close(todo)
+		for s := range spans {
+			select {
+			case todo <- s:
+			case <-ctx.Done():
+				return ctx.Err()
 			}
 		}
+		return nil
+	})
+	stage(tasks, writers, func() error {
+		buffer, err := w.disk.take(ctx)
+		if err != nil {
+			return err
+		}
+		defer w.disk.put(buffer)
+		for s := range todo {
+			right, err := w.compare(s, buffer[:s.length])
+			if err != nil {
+				return err
+			}
+			select {
+			case verdicts <- verdict{s, right}:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		return nil
+	}, func() { close(verdicts) })
+	for v := range verdicts {
+		found(v.span, v.right)
 	}
-	return -1, nil
+	if err := tasks.Wait(); err != nil {
+		return err
+	}
+	return outer.Err()
 }
 
-// readBack compares a sample of the written disk with the manifest and returns how many data frames it has.
-func (w *writer) readBack(ctx context.Context, end int) (int, error) {
-	frames := sample(w.manifest, 0, end)
-	bad, err := w.compare(ctx, frames)
-	if err == nil && bad < 0 {
-		bad, err = w.compareZeros(ctx, 0, end)
+func (w *writer) compare(s span, buffer []byte) (right bool, err error) {
+	if _, err := w.device.ReadAt(buffer, s.offset); err != nil {
+		return false, fmt.Errorf("reading back frame %d at byte %d of the disk: %w", s.frame, s.offset, err)
 	}
+	f := &w.manifest.Frames[s.frame]
+	if f.Zero {
+		return allZero(buffer), nil
+	}
+	return sha256.Sum256(buffer) == f.RawSHA256, nil
+}
+
+// firstWrong reads spans and returns the first frame that is not on the disk, or -1, and how many data frames were read.
+func (w *writer) firstWrong(ctx context.Context, spans iter.Seq[span]) (wrong, frames int, err error) {
+	wrong = -1
+	err = w.read(ctx, spans, func(s span, right bool) {
+		if !right && (wrong < 0 || s.frame < wrong) {
+			wrong = s.frame
+		}
+		if !w.manifest.Frames[s.frame].Zero {
+			frames++
+		}
+	})
+	return wrong, frames, err
+}
+
+// readBack compares the frames [first, end) of the disk with the manifest and returns how many data frames it read.
+func (w *writer) readBack(ctx context.Context, first, end int) (frames int, err error) {
+	wrong, frames, err := w.firstWrong(ctx, w.spans(first, end, w.mode))
 	if err != nil {
 		return 0, err
 	}
-	if bad >= 0 {
-		return 0, fmt.Errorf("the disk does not return what was written: frame %d at byte %d differs: %w", bad, w.manifest.Frames[bad].Offset, ErrCorrupt)
+	if wrong >= 0 {
+		return 0, fmt.Errorf("the disk does not return what was written: frame %d at byte %d differs: %w", wrong, w.manifest.Frames[wrong].Offset, ErrCorrupt)
 	}
-	return len(frames), nil
+	return frames, nil
 }
 
 // resumeFrame decides where a write begins, and why not where it was asked to.
@@ -97,16 +172,13 @@ func (w *writer) resumeFrame(ctx context.Context, mark Watermark) (frame int, re
 	if mark.Frame < 0 || mark.Frame > len(w.manifest.Frames) {
 		return 0, fmt.Sprintf("frame %d is not one of the image's %d", mark.Frame, len(w.manifest.Frames)), nil
 	}
-	first := headFrames(w.manifest, w.head) // written last, so never there yet
-	bad, err := w.compare(ctx, sample(w.manifest, first, mark.Frame))
-	if err == nil && bad < 0 {
-		bad, err = w.compareZeros(ctx, first, mark.Frame)
-	}
+	// What reaches into the ends is written last, so never there yet.
+	wrong, _, err := w.firstWrong(ctx, w.spans(w.ends.headFrames, min(mark.Frame, w.ends.bodyEnd), ReadBackSample))
 	if err != nil {
 		return 0, "", err
 	}
-	if bad >= 0 {
-		return 0, fmt.Sprintf("frame %d is not on the disk as the earlier write left it", bad), nil
+	if wrong >= 0 {
+		return 0, fmt.Sprintf("frame %d is not on the disk as the earlier write left it", wrong), nil
 	}
 	return mark.Frame, "", nil
 }

@@ -20,9 +20,8 @@ type tracker struct {
 	disk     int64
 	resumed  int64 // of disk, the bytes that an earlier write wrote
 	data     int64
-	dataHad  int64 // compressed bytes that an earlier write wrote
+	dataHad  int64 // compressed bytes of frames that were there
 	lastSync time.Time
-	synced   int64 // disk at the last sync
 	resume   Watermark
 }
 
@@ -36,24 +35,36 @@ func newTracker(options WriteOptions) *tracker {
 // watermark is the one that the write was asked to resume at.
 func (t *tracker) watermark() Watermark { return t.resume }
 
-// begin takes the frames below first for done; those of the head are counted when they are written.
-func (t *tracker) begin(first int) {
+// begin takes the frames from body up to first for done; those of the head are counted when they are written.
+func (t *tracker) begin(body, first int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.low, t.durable = first, first
-	for i := headFrames(t.manifest, min(headSize, t.manifest.Size)); i < first; i++ {
+	for i := body; i < first; i++ {
 		t.disk += t.manifest.Frames[i].Length
 		t.dataHad += t.manifest.Frames[i].DataLength
 	}
-	t.resumed, t.synced, t.lastSync = t.disk, t.disk, time.Now()
+	t.resumed, t.lastSync = t.disk, time.Now()
 }
 
+// frameDone counts a frame that was written.
 func (t *tracker) frameDone(i int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	f := &t.manifest.Frames[i]
-	t.disk += f.Length
-	t.data += f.DataLength
+	t.data += t.manifest.Frames[i].DataLength
+	t.settle(i)
+}
+
+// frameKept counts a frame that was there.
+func (t *tracker) frameKept(i int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.dataHad += t.manifest.Frames[i].DataLength
+	t.settle(i)
+}
+
+func (t *tracker) settle(i int) {
+	t.disk += t.manifest.Frames[i].Length
 	t.done[i] = true
 	for t.low < len(t.done) && t.done[t.low] {
 		t.low++
@@ -88,11 +99,11 @@ func (t *tracker) watch(ctx context.Context, done <-chan struct{}, device Device
 	}
 }
 
-// sync makes the written frames durable when enough bytes or time have passed since it did so last.
+// sync makes the written frames durable when enough time has passed since it did so last.
 func (t *tracker) sync(device Device) error {
 	t.mu.Lock()
-	low, disk := t.low, t.disk
-	due := low > t.durable && (disk-t.synced >= syncBytes || time.Since(t.lastSync) >= syncInterval)
+	low := t.low
+	due := low > t.durable && time.Since(t.lastSync) >= syncInterval
 	t.mu.Unlock()
 	if !due {
 		return nil
@@ -102,7 +113,7 @@ func (t *tracker) sync(device Device) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.durable, t.synced, t.lastSync = low, disk, time.Now()
+	t.durable, t.lastSync = low, time.Now()
 	return nil
 }
 

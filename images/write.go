@@ -5,26 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 )
 
 const (
-	// headSize is the part of the disk that is written last: with no partition table a half-written disk is not taken for bootable.
-	headSize = 1 << 20
-	// tailSize is where a GPT keeps its backup, which firmware would use when the first one is gone.
-	tailSize = 1 << 20
-	// Memory: maxBuffers groups of about 4 MiB on their way in, and 4 MiB of disk for each worker and its decoder.
-	maxWorkers = 6
-	maxBuffers = 6
-	fetchers   = 3
 	// zeroGrain is the smallest stretch of zeros in a data frame that is zeroed instead of written.
 	zeroGrain     = 128 << 10
 	corruptTries  = 3
-	syncBytes     = 96 << 20
-	syncInterval  = 2 * time.Second
+	syncInterval  = time.Second
 	progressEvery = 500 * time.Millisecond
 )
 
@@ -32,16 +20,16 @@ const (
 type Watermark struct {
 	// ManifestSHA256 is the manifest's digest in hexadecimal digits.
 	ManifestSHA256 string `json:"manifest_sha256"`
-	// Frame is such that all frames below are written and synced, but for the disk's first MiB.
+	// Frame is such that all frames below are written and synced, but for what reaches into the disk's first MiB or its last.
 	Frame int `json:"frame"`
 }
 
 // Progress is a state of a write.
 type Progress struct {
-	// DiskDone and DiskTotal are bytes of disk, zeros included. A resumed write begins above 0.
+	// DiskDone and DiskTotal are bytes of disk that are as the image wants them, zeros and what Delta found included. A resumed write begins above 0.
 	DiskDone, DiskTotal int64
-	// DataDone and DataTotal are compressed bytes, of which a resumed write begins above 0 too. Their share is the one that grows evenly with time:
-	// runs of zeros, which may be most of the disk, cost next to nothing and count nothing here.
+	// DataDone and DataTotal are compressed bytes, of which a resumed write begins above 0 too and a kept frame's count as done. Their
+	// share is the one that grows evenly with time: runs of zeros, which may be most of the disk, cost next to nothing and count nothing here.
 	DataDone, DataTotal int64
 	// BytesPerSecond is the mean rate of disk bytes in this write.
 	BytesPerSecond float64
@@ -55,12 +43,17 @@ type WriteOptions struct {
 	Manifest *Manifest
 	Source   Source
 	Device   Device
-	// Workers verify, decompress and write in parallel; the number of CPUs when 0, at most 6.
+	// Workers verify and decompress in parallel; the number of CPUs when 0, at most 4.
 	Workers int
 	// Progress is called from one goroutine at a time, at most twice a second, and once at the end.
 	Progress func(Progress)
 	// Resume is the Watermark of an earlier write to the same disk.
 	Resume Watermark
+	// ReadBack is how much is read back and compared before the partition table is written; a sample when 0.
+	ReadBack ReadBack
+	// Delta compares the disk's frames with the manifest first and fetches and writes only those that differ; runs of zeros are zeroed again.
+	// It pays where the same image, or an earlier one of the same build, was on the disk and was not wiped.
+	Delta bool
 }
 
 // Result says what a completed write did.
@@ -71,13 +64,16 @@ type Result struct {
 	ResumedAt int
 	// RestartReason says why a Resume was asked for and not done; empty otherwise.
 	RestartReason string
-	// FramesReadBack were compared with the manifest after the write.
+	// FramesKept data frames of FramesTotal were on the disk already, found by Delta, and neither fetched nor written.
+	FramesKept, FramesTotal int
+	// FramesReadBack are the data frames that were compared with the manifest after they were written.
 	FramesReadBack int
 	Elapsed        time.Duration
 }
 
-// Write puts an image on a device: everything but the first MiB in parallel, a sync, the first MiB, a sync, and a read-back of
-// a sample. Until the first MiB is written the disk has no partition table. Stored bytes are verified before they are
+// Write puts an image on a device: everything but the first MiB (and the device's last, where the image reaches it) in parallel, then those two,
+// once the rest was read back. Until then the disk has no partition table: when the power goes it has the one from before, or none, or the
+// image's and all of the image. Stored bytes are verified before they are
 // decompressed; what is wrong is fetched again, from another server where there is one, before ErrCorrupt ends the write.
 // Memory stays under 64 MiB whatever the image. Nothing is written when the image does not fit the device.
 func Write(ctx context.Context, options WriteOptions) (Result, error) {
@@ -91,9 +87,12 @@ func Write(ctx context.Context, options WriteOptions) (Result, error) {
 	if err := checkDevice(m, options.Device); err != nil {
 		return Result{}, fmt.Errorf("writing image: %w", err)
 	}
-	w := newWriter(options)
-	result, err := w.run(ctx)
+	w, err := newWriter(options)
 	if err != nil {
+		return Result{}, fmt.Errorf("writing image %s: %w", m.Name, err)
+	}
+	result, err := w.run(ctx)
+	if err = errors.Join(err, w.close()); err != nil {
 		return result, fmt.Errorf("writing image %s: %w", m.Name, err)
 	}
 	return result, nil
@@ -105,23 +104,41 @@ type writer struct {
 	source   Source
 	device   Device
 	workers  int
+	mode     ReadBack
+	delta    bool
 	start    time.Time
-	head     int64 // bytes that are written last
+	ends     ends
 	track    *tracker
+	// stored is for compressed bytes, disk for frames.
+	stored, disk *buffers
 }
 
-func newWriter(options WriteOptions) *writer {
+func newWriter(options WriteOptions) (*writer, error) {
 	workers := options.Workers
 	if workers <= 0 {
 		workers = runtime.NumCPU()
 	}
-	return &writer{
+	w := &writer{
 		manifest: options.Manifest, source: options.Source, device: options.Device,
-		workers: min(workers, maxWorkers),
-		start:   time.Now(), head: min(headSize, options.Manifest.Size),
+		workers: min(workers, maxWorkers), mode: options.ReadBack, delta: options.Delta,
+		start: time.Now(), ends: endsOf(options.Manifest, options.Device),
 		track: newTracker(options),
 	}
+	largest := int64(groupData)
+	for i := range w.manifest.Frames {
+		largest = max(largest, w.manifest.Frames[i].DataLength)
+	}
+	var err error
+	if w.stored, err = newBuffers(maxFetched, int(largest)); err != nil {
+		return nil, err
+	}
+	if w.disk, err = newBuffers(maxDecoded, int(w.manifest.FrameSize)+decoderSlack); err != nil {
+		return nil, errors.Join(err, w.stored.close())
+	}
+	return w, nil
 }
+
+func (w *writer) close() error { return errors.Join(w.stored.close(), w.disk.close()) }
 
 func (w *writer) run(ctx context.Context) (Result, error) {
 	result := Result{DiskBytes: w.manifest.Size}
@@ -130,214 +147,41 @@ func (w *writer) run(ctx context.Context) (Result, error) {
 		return result, err
 	}
 	result.ResumedAt, result.RestartReason = resume, reason
-	if err := w.unmake(ctx, resume); err != nil {
+	if err := w.clearEnds(ctx); err != nil {
 		return result, err
 	}
-	first := headFrames(w.manifest, w.head)
-	body := planGroups(w.manifest, max(first, resume), len(w.manifest.Frames))
-	w.track.begin(max(first, resume))
+	first, end := w.ends.headFrames, w.ends.bodyEnd
+	begin := max(first, min(resume, end))
+	w.track.begin(first, begin)
+	var keep map[int]bool
+	if w.delta {
+		if keep, err = w.unchanged(ctx, begin, end); err != nil {
+			return result, err
+		}
+	}
+	result.FramesKept, result.FramesTotal = len(keep), w.manifest.dataFrames()
+	body := planGroups(w.manifest, begin, end, keep)
 	if err := w.stream(ctx, body, w.writeBody); err != nil {
 		return result, err
 	}
-	if err := w.writeHead(ctx, first); err != nil {
+	if err := w.device.Sync(); err != nil {
+		return result, fmt.Errorf("syncing the disk: %w", err)
+	}
+	if result.FramesReadBack, err = w.readBack(ctx, first, end); err != nil {
 		return result, err
 	}
-	if result.FramesReadBack, err = w.readBack(ctx, len(w.manifest.Frames)); err != nil {
+	if err := w.writeEnds(ctx); err != nil {
 		return result, err
+	}
+	for _, written := range [][2]int{{0, first}, {end, len(w.manifest.Frames)}} {
+		n, err := w.readBack(ctx, written[0], written[1])
+		if err != nil {
+			return result, err
+		}
+		result.FramesReadBack += n
 	}
 	w.track.finish()
 	result.DataBytes = w.track.dataDone()
 	result.Elapsed = time.Since(w.start)
 	return result, nil
-}
-
-// unmake takes what makes the disk look whole: the partition table and, unless durable frames are there, its backup.
-func (w *writer) unmake(ctx context.Context, resume int) error {
-	if err := w.device.Zero(ctx, 0, w.head); err != nil {
-		return fmt.Errorf("clearing the partition table: %w", err)
-	}
-	if resume == 0 {
-		from := max(w.head, w.device.Size()-tailSize)
-		from -= from % int64(w.device.SectorSize())
-		if err := w.device.Zero(ctx, from, w.device.Size()-from); err != nil {
-			return fmt.Errorf("clearing the backup partition table: %w", err)
-		}
-	}
-	if err := w.device.Sync(); err != nil {
-		return fmt.Errorf("clearing the partition table: %w", err)
-	}
-	return nil
-}
-
-// writeHead writes the frames that hold the disk's first bytes: what lies above them, a sync, and then they themselves.
-func (w *writer) writeHead(ctx context.Context, frames int) error {
-	head := alignedBuffer(int(w.head))
-	var lock sync.Mutex
-	keep := func(ctx context.Context, p []byte, offset int64) error {
-		if offset < w.head {
-			lock.Lock()
-			n := copy(head[offset:], p)
-			lock.Unlock()
-			p, offset = p[n:], offset+int64(n)
-		}
-		return w.writeBody(ctx, p, offset)
-	}
-	for _, g := range planGroups(w.manifest, 0, frames) {
-		// One after another: they are few, and the body's workers have ended.
-		if err := w.stream(ctx, []group{g}, keep); err != nil {
-			return err
-		}
-	}
-	if err := w.device.Sync(); err != nil {
-		return fmt.Errorf("syncing the disk: %w", err)
-	}
-	if _, err := w.device.WriteAt(head, 0); err != nil {
-		return fmt.Errorf("writing the partition table: %w", err)
-	}
-	if err := w.device.Sync(); err != nil {
-		return fmt.Errorf("syncing the partition table: %w", err)
-	}
-	return nil
-}
-
-// fetched is a group with its compressed bytes.
-type fetched struct {
-	group group
-	data  []byte
-}
-
-// stream fetches groups and gives their disk bytes to write, zeros of zero runs excepted, which it makes itself.
-func (w *writer) stream(ctx context.Context, groups []group, write writeFunc) error {
-	if len(groups) == 0 {
-		return nil
-	}
-	outer := ctx
-	tasks, ctx := errgroup.WithContext(ctx)
-	free := make(chan []byte, maxBuffers)
-	for range min(maxBuffers, len(groups)) {
-		free <- nil // allocated when first used
-	}
-	todo := make(chan group)
-	ready := make(chan fetched)
-
-	tasks.Go(func() error {
-		defer close(todo)
-		for _, g := range groups {
-			select {
-			case todo <- g:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-		return nil
-	})
-	var fetching sync.WaitGroup
-	for range min(fetchers, len(groups)) {
-		fetching.Add(1)
-		tasks.Go(func() error {
-			defer fetching.Done()
-			return w.fetch(ctx, todo, free, ready)
-		})
-	}
-	tasks.Go(func() error {
-		fetching.Wait()
-		close(ready)
-		return nil
-	})
-	var processing sync.WaitGroup
-	for range min(w.workers, len(groups)) {
-		processing.Add(1)
-		tasks.Go(func() error {
-			defer processing.Done()
-			return w.process(ctx, ready, free, write)
-		})
-	}
-	done := make(chan struct{})
-	tasks.Go(func() error {
-		processing.Wait()
-		close(done)
-		return nil
-	})
-	tasks.Go(func() error { return w.track.watch(ctx, done, w.device) })
-	if err := tasks.Wait(); err != nil {
-		return err
-	}
-	return outer.Err()
-}
-
-func (w *writer) fetch(ctx context.Context, todo <-chan group, free <-chan []byte, ready chan<- fetched) error {
-	for g := range todo {
-		var buffer []byte
-		select {
-		case buffer = <-free:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		if int64(cap(buffer)) < g.length {
-			buffer = make([]byte, max(g.length, groupData))
-		}
-		buffer = buffer[:g.length]
-		if g.length > 0 {
-			if err := w.source.ReadRange(ctx, w.manifest.Name, buffer, g.offset); err != nil {
-				return err
-			}
-		}
-		select {
-		case ready <- fetched{group: g, data: buffer}:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	return nil
-}
-
-func (w *writer) process(ctx context.Context, ready <-chan fetched, free chan<- []byte, write writeFunc) error {
-	decoder, err := newFrameDecoder(w.manifest)
-	if err != nil {
-		return err
-	}
-	defer decoder.close()
-	raw := alignedBuffer(int(w.manifest.FrameSize))
-	for got := range ready {
-		for i := got.group.first; i < got.group.end; i++ {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			f := &w.manifest.Frames[i]
-			if f.Zero {
-				if err := w.zeroRun(ctx, f); err != nil {
-					return err
-				}
-			} else if err := w.frame(ctx, decoder, i, got, raw, write); err != nil {
-				return err
-			}
-			w.track.frameDone(i)
-		}
-		free <- got.data[:0]
-	}
-	return nil
-}
-
-// zeroRun leaves out the head, which is zero since unmake.
-func (w *writer) zeroRun(ctx context.Context, f *Frame) error {
-	from := max(f.Offset, w.head)
-	return w.device.Zero(ctx, from, max(0, f.Offset+f.Length-from))
-}
-
-// frame verifies and writes one data frame; a corrupt one is fetched again by itself.
-func (w *writer) frame(ctx context.Context, decoder *frameDecoder, i int, got fetched, buffer []byte, write writeFunc) error {
-	f := &w.manifest.Frames[i]
-	stored := got.data[f.DataOffset-got.group.offset:][:f.DataLength]
-	for try := 1; ; try++ {
-		raw, err := decoder.decode(i, stored, buffer)
-		if err == nil {
-			return write(ctx, raw, f.Offset)
-		}
-		if try == corruptTries {
-			return err
-		}
-		if again := w.source.ReadRange(ctx, w.manifest.Name, stored, f.DataOffset); again != nil {
-			return errors.Join(err, again)
-		}
-	}
 }

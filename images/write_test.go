@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestWriteRoundTrip(t *testing.T) {
@@ -39,16 +41,27 @@ func TestWriteOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	ops := device.ops
-	if ops[0] != (deviceOp{kind: "zero", length: headSize}) || ops[1].kind != "zero" || ops[2].kind != "sync" {
-		t.Errorf("first operations = %+v, want the head and the tail zeroed and a sync", ops[:3])
+	size := int64(len(f.disk))
+	begin := []deviceOp{
+		{kind: "zero", length: tableSize}, {kind: "sync"},
+		{kind: "zero", offset: tableSize, length: headSize - tableSize}, {kind: "zero", offset: size - tailSize, length: tailSize}, {kind: "sync"},
 	}
-	end := ops[len(ops)-3:]
-	if end[0].kind != "sync" || end[1] != (deviceOp{kind: "write", length: headSize}) || end[2].kind != "sync" {
-		t.Errorf("last operations = %+v, want sync, the first MiB, sync", end)
+	end := []deviceOp{
+		{kind: "sync"}, {kind: "write", offset: tableSize, length: headSize - tableSize}, {kind: "write", offset: size - tailSize, length: tailSize},
+		{kind: "sync"}, {kind: "write", length: tableSize}, {kind: "sync"},
 	}
-	for _, op := range ops[1 : len(ops)-2] {
-		if op.kind != "sync" && op.offset < headSize {
-			t.Errorf("%+v touches the first MiB too early", op)
+	if len(ops) < len(begin)+len(end) {
+		t.Fatalf("%d operations", len(ops))
+	}
+	if diff := cmp.Diff(begin, ops[:len(begin)], cmp.AllowUnexported(deviceOp{})); diff != "" {
+		t.Errorf("first operations (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(end, ops[len(ops)-len(end):], cmp.AllowUnexported(deviceOp{})); diff != "" {
+		t.Errorf("last operations (-want +got):\n%s", diff)
+	}
+	for _, op := range ops[len(begin) : len(ops)-len(end)] {
+		if op.kind != "sync" && (op.offset < headSize || op.offset+op.length > size-tailSize) {
+			t.Errorf("%+v touches a place of partition tables too early", op)
 		}
 	}
 }
@@ -186,5 +199,84 @@ func TestWriteResume(t *testing.T) {
 				t.Errorf("%d bytes were fetched, want fewer than all %d", result.DataBytes, len(data))
 			}
 		})
+	}
+}
+
+// A disk that holds the image already, but for some bytes, is fetched and written where it differs only.
+func TestWriteDelta(t *testing.T) {
+	f := newFixture(t)
+	data := f.read(t, DataFile)
+	for name, tc := range map[string]struct {
+		change func(disk []byte)
+		kept   int
+	}{
+		"the image":         {func([]byte) {}, 3},
+		"one frame differs": {func(disk []byte) { disk[9*mib]++ }, 2},
+		"zeros differ":      {func(disk []byte) { disk[14*mib] = 1 }, 3},
+		"another disk":      {func(disk []byte) { clear(disk) }, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			device := newFakeDevice(len(f.disk))
+			copy(device.disk, f.disk)
+			tc.change(device.disk)
+			var last Progress
+			result, err := Write(t.Context(), WriteOptions{
+				Manifest: f.m, Source: &memorySource{data: data}, Device: device, Delta: true, ReadBack: ReadBackFull, Progress: func(p Progress) { last = p },
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(device.disk, f.disk) {
+				t.Error("disk differs from the image")
+			}
+			if result.FramesKept != tc.kept || result.FramesTotal != 5 || result.FramesReadBack != 5 {
+				t.Errorf("%d of %d frames kept, %d read back, want %d kept of 5 and all read back", result.FramesKept, result.FramesTotal, result.FramesReadBack, tc.kept)
+			}
+			written := make([]bool, len(f.m.Frames))
+			for _, op := range device.ops {
+				for i, frame := range f.m.Frames {
+					written[i] = written[i] || op.kind == "write" && op.offset < frame.Offset+frame.Length && op.offset+op.length > frame.Offset
+				}
+			}
+			if n := result.FramesTotal - tc.kept; countTrue(written) != n {
+				t.Errorf("writes to frames %v, want to %d", written, n)
+			}
+			if last.DataDone != last.DataTotal || last.DiskDone != last.DiskTotal {
+				t.Errorf("progress ends with %+v", last)
+			}
+			if (result.DataBytes < int64(len(data))) != (tc.kept > 0) {
+				t.Errorf("%d of %d bytes were fetched", result.DataBytes, len(data))
+			}
+		})
+	}
+}
+
+func countTrue(all []bool) int {
+	n := 0
+	for _, b := range all {
+		if b {
+			n++
+		}
+	}
+	return n
+}
+
+// A full read-back finds a single byte that the sample's frames do not have.
+func TestFullReadBack(t *testing.T) {
+	f := newFixture(t)
+	for mode, wrong := range map[ReadBack]bool{ReadBackSample: false, ReadBackFull: true} {
+		device := newFakeDevice(len(f.disk))
+		device.turn = func(p []byte, offset int64) {
+			if at := int64(14*mib) - offset; at >= 0 && at < int64(len(p)) {
+				p[at] ^= 1 // in the middle of a run of zeros
+			}
+		}
+		_, err := Write(t.Context(), WriteOptions{Manifest: f.m, Source: &memorySource{data: f.read(t, DataFile)}, Device: device, ReadBack: mode})
+		if errors.Is(err, ErrCorrupt) != wrong {
+			t.Errorf("read-back %d: error = %v, want one: %t", mode, err, wrong)
+		}
+		if wrong && !allZero(device.disk[:headSize]) {
+			t.Error("a disk that does not return what was written has a partition table")
+		}
 	}
 }
