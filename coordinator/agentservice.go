@@ -143,25 +143,53 @@ func (c *Coordinator) giveStep(ctx context.Context, who caller, bootID string) (
 			if err := startStep(ch, j, bootID); err != nil {
 				return err
 			}
-			if w := s.GetWriteImage(); w != nil {
-				if err := ch.markDirty(who.Name, w.GetDisk().GetSerial()); err != nil {
-					return err
-				}
+			if err := ch.markDirty(who.Name, s); err != nil {
+				return err
 			}
 		}
 		response.JobId, response.Step = j.GetId(), s
+		if needsTarget(s) {
+			p, err := ch.JobTarget(j.GetId())
+			if err != nil {
+				return err
+			}
+			response.Target = &bloomeryv1.LayoutTarget{Plan: p.Plan, Secrets: p.Secrets}
+		}
 		return nil
 	})
 	return response, err
 }
 
-// markDirty remembers, before the first byte is written, which disk will carry a customer's data.
-func (ch *change) markDirty(machine, serial string) error {
+// needsTarget says that a step works on the filesystems of its job's plan: it comes with the plan, and with what opens them.
+func needsTarget(s *bloomeryv1.Step) bool {
+	switch spec := s.GetSpec().(type) {
+	case *bloomeryv1.Step_ApplyLayout, *bloomeryv1.Step_UnpackImage, *bloomeryv1.Step_ConfigureSystem:
+		return true
+	case *bloomeryv1.Step_CloudInit:
+		return spec.CloudInit.GetDisk() == nil
+	case *bloomeryv1.Step_Handover:
+		return spec.Handover.GetDisk() == nil && spec.Handover.GetKernel() != ""
+	}
+	return false
+}
+
+// markDirty remembers, before the first byte is written, which disks a step makes carry a customer's data.
+func (ch *change) markDirty(machine string, s *bloomeryv1.Step) error {
+	disks := s.GetApplyLayout().GetDisks()
+	if w := s.GetWriteImage(); w != nil {
+		disks = []*bloomeryv1.DiskRef{w.GetDisk()}
+	}
+	if len(disks) == 0 {
+		return nil
+	}
 	m, err := ch.Machine(machine)
 	if err != nil {
 		return err
 	}
-	m.DiskSerial, m.Image = serial, ""
+	m.Image = ""
+	for _, disk := range disks {
+		addCustomerDisk(m, disk)
+	}
 	return ch.saveMachine(m)
 }
 

@@ -331,7 +331,7 @@ func (c *Coordinator) RemoveImage(ctx context.Context, r *connect.Request[bloome
 // writesImage says whether a job has yet to finish writing an image.
 func writesImage(j *bloomeryv1.Job, name string) bool {
 	return slices.ContainsFunc(j.GetSteps(), func(s *bloomeryv1.Step) bool {
-		return s.GetWriteImage().GetImage() == name && s.GetStatus() != bloomeryv1.StepStatus_STEP_STATUS_DONE
+		return imageOf(s) == name && s.GetStatus() != bloomeryv1.StepStatus_STEP_STATUS_DONE
 	})
 }
 

@@ -28,7 +28,7 @@ func TestInstallAndRelease(t *testing.T) {
 		t.Fatalf("install: %s %s", j.GetErrorReason(), j.GetError())
 	}
 	m := r.m1()
-	if m.GetStatus() != running || m.GetImage() != "tiny" || m.GetDiskSerial() != "DISK-B" || m.GetNetwork() != "customer-a" || m.GetAddress() != "127.77.0.100/24" || m.GetJobId() != "" {
+	if m.GetStatus() != running || m.GetImage() != "tiny" || m.GetDiskSerial() != "DISK-B" || len(m.GetCustomerDisks()) != 1 || m.GetNetwork() != "customer-a" || m.GetAddress() != "127.77.0.100/24" || m.GetJobId() != "" {
 		t.Errorf("machine after the install: %v", m)
 	}
 	if r.sw.VLAN("Ethernet1") != 200 {
@@ -70,7 +70,7 @@ func TestInstallAndRelease(t *testing.T) {
 		t.Fatalf("release: %s %s", j.GetErrorReason(), j.GetError())
 	}
 	m = r.m1()
-	if m.GetStatus() != available || m.GetImage() != "" || m.GetDiskSerial() != "" || m.GetAddress() != "" || r.sw.VLAN("Ethernet1") != 100 || r.machine.Power() {
+	if m.GetStatus() != available || m.GetImage() != "" || m.GetDiskSerial() != "" || len(m.GetCustomerDisks()) != 0 || m.GetAddress() != "" || r.sw.VLAN("Ethernet1") != 100 || r.machine.Power() {
 		t.Errorf("machine after the release: %v, port in VLAN %d", m, r.sw.VLAN("Ethernet1"))
 	}
 }

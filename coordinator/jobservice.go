@@ -26,6 +26,10 @@ func redact(j *bloomeryv1.Job) *bloomeryv1.Job {
 			ci.UserDataBytes, ci.VendorDataBytes = int32(len(ci.GetUserData())), int32(len(ci.GetVendorData()))
 			ci.UserData, ci.VendorData = nil, nil
 		}
+		if sp := s.GetSeedPartition(); sp != nil {
+			sp.UserDataBytes, sp.VendorDataBytes = int32(len(sp.GetUserData())), int32(len(sp.GetVendorData()))
+			sp.UserData, sp.VendorData = nil, nil
+		}
 	}
 	return c
 }

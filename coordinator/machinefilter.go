@@ -84,7 +84,10 @@ func found(search string, m *bloomeryv1.Machine) bool {
 		return true
 	}
 	search = strings.ToLower(search)
-	where := append([]string{m.GetName(), m.GetSerial(), m.GetDiskSerial(), m.GetUuid(), m.GetAddress(), m.GetBmc().GetAddress()}, m.GetMacs()...)
+	where := append([]string{m.GetName(), m.GetSerial(), m.GetUuid(), m.GetAddress(), m.GetBmc().GetAddress()}, m.GetMacs()...)
+	for _, disk := range m.GetCustomerDisks() {
+		where = append(where, disk.GetSerial(), disk.GetWwn())
+	}
 	return slices.ContainsFunc(where, func(s string) bool { return strings.Contains(strings.ToLower(s), search) })
 }
 

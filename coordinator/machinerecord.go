@@ -299,9 +299,9 @@ func (c *Coordinator) DeleteMachine(ctx context.Context, r *connect.Request[bloo
 			return err
 		}
 		e := &bloomeryv1.Event{Type: "machine.deleted", Machine: m.GetName(), Message: fmt.Sprintf("machine %s was deleted by %s", m.GetName(), callerOf(ctx).Name)}
-		if m.GetDiskSerial() != "" {
+		if len(m.GetCustomerDisks()) > 0 {
 			e.Severity = bloomeryv1.Severity_SEVERITY_WARNING
-			e.Message += fmt.Sprintf("; its disk %s may still hold a customer's data", m.GetDiskSerial())
+			e.Message += fmt.Sprintf("; its disk %s may still hold a customer's data", diskNames(m.GetCustomerDisks()))
 		}
 		return ch.note(e, nil)
 	})

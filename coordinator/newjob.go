@@ -98,6 +98,11 @@ func (c *Coordinator) startJob(ctx context.Context, name, requestID string, r Re
 				m.Address = f.Address.String()
 			}
 		}
+		if r.Kind == bloomeryv1.JobKind_JOB_KIND_INSTALL {
+			if f.Plan, err = planInstall(m, r.Install, f); err != nil {
+				return err
+			}
+		}
 		steps, err := Steps(m, r, f)
 		if err != nil {
 			return err
@@ -173,11 +178,9 @@ func (c *Coordinator) facts(r Request) (Facts, error) {
 	for _, e := range entries {
 		boot := e.Manifest.Boot
 		image := ImageFacts{
-			Name: e.Manifest.Name, SizeBytes: e.Manifest.Size, ManifestSHA256: e.Manifest.SHA256().String(),
+			Name: e.Manifest.Name, Kind: e.Manifest.Kind, SizeBytes: e.Manifest.Size, ManifestSHA256: e.Manifest.SHA256().String(),
 			RootPartition: int32(boot.RootPartition), ESPPartition: int32(boot.ESPPartition), Description: e.Manifest.OS.PrettyName,
-		}
-		if boot.Kexec {
-			image.Kernel, image.Initrd, image.CommandLine = boot.Kernel, boot.Initrd, boot.Cmdline
+			Kernel: boot.Kernel, Initrd: boot.Initrd, CommandLine: boot.Cmdline, Kexec: boot.Kexec, RootStacks: boot.RootStacks,
 		}
 		f.Images = append(f.Images, image)
 	}

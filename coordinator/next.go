@@ -249,7 +249,8 @@ func cancellable(s *bloomeryv1.Step) bool {
 func isAgentStep(s *bloomeryv1.Step) bool {
 	switch s.GetSpec().(type) {
 	case *bloomeryv1.Step_Inspect, *bloomeryv1.Step_CheckDisks, *bloomeryv1.Step_Wipe, *bloomeryv1.Step_WriteImage,
-		*bloomeryv1.Step_GrowRoot, *bloomeryv1.Step_CloudInit, *bloomeryv1.Step_BootEntry, *bloomeryv1.Step_Handover:
+		*bloomeryv1.Step_GrowRoot, *bloomeryv1.Step_ApplyLayout, *bloomeryv1.Step_UnpackImage, *bloomeryv1.Step_ConfigureSystem, *bloomeryv1.Step_SeedPartition,
+		*bloomeryv1.Step_CloudInit, *bloomeryv1.Step_BootEntry, *bloomeryv1.Step_Handover:
 		return true
 	}
 	return false

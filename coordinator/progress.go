@@ -80,7 +80,7 @@ func finishStep(ch *change, j *store.Job, key string) error {
 	s.Status, s.FinishedAt = bloomeryv1.StepStatus_STEP_STATUS_DONE, timestamppb.New(ch.Now())
 	j.StepIndex++
 	data := map[string]any{"step": stepName(s), "seconds": s.GetFinishedAt().AsTime().Sub(s.GetStartedAt().AsTime()).Seconds()}
-	if s.GetWriteImage() != nil {
+	if s.GetWriteImage() != nil || s.GetUnpackImage() != nil {
 		data["written_bytes"] = s.GetResult().GetFields()["bytes"].GetNumberValue()
 	}
 	if err := ch.noteKeyed(&bloomeryv1.Event{Type: "step.done", Machine: j.GetMachine(), JobId: j.GetId(), StepId: s.GetId(), Message: "step " + stepName(s) + " done"},
@@ -106,7 +106,8 @@ func (d *driver) finishJob(ctx context.Context) error {
 			m.Image = installedImage(j)
 		case bloomeryv1.JobKind_JOB_KIND_RELEASE:
 			event = ReleaseDone
-			m.Image, m.DiskSerial, m.Address = "", "", ""
+			m.Image, m.Address = "", ""
+			setCustomerDisks(m, nil)
 			if err := ch.ReleaseAddresses(m.GetName()); err != nil {
 				return err
 			}
@@ -172,7 +173,7 @@ func (ch *change) jobAndMachine(id string) (*store.Job, *bloomeryv1.Machine, err
 	return j, m, err
 }
 
-// endJob writes the end of a job: its machine is free, its boot and its token are worth nothing any more.
+// endJob writes the end of a job: its machine is free, its boot and its token are worth nothing any more, its secrets are gone.
 func (ch *change) endJob(j *store.Job, m *bloomeryv1.Machine, event LifecycleEvent, status bloomeryv1.JobStatus) error {
 	j.Status, j.FinishedAt, j.TokenHash = status, timestamppb.New(ch.Now()), nil
 	m.JobId = ""
@@ -180,6 +181,9 @@ func (ch *change) endJob(j *store.Job, m *bloomeryv1.Machine, event LifecycleEve
 		return err
 	}
 	if err := ch.DeleteBoot(m.GetName()); err != nil {
+		return err
+	}
+	if err := ch.DropJobSecrets(j.GetId()); err != nil {
 		return err
 	}
 	if err := ch.saveMachine(m); err != nil {
@@ -202,11 +206,19 @@ func (ch *change) endJob(j *store.Job, m *bloomeryv1.Machine, event LifecycleEve
 
 func installedImage(j *store.Job) string {
 	for _, s := range j.GetSteps() {
-		if w := s.GetWriteImage(); w != nil {
-			return w.GetImage()
+		if name := imageOf(s); name != "" {
+			return name
 		}
 	}
 	return ""
+}
+
+// imageOf is the image that a step puts onto the machine's disks; empty for any other step.
+func imageOf(s *bloomeryv1.Step) string {
+	if w := s.GetWriteImage(); w != nil {
+		return w.GetImage()
+	}
+	return s.GetUnpackImage().GetImage()
 }
 
 func kindName(k bloomeryv1.JobKind) string {

@@ -341,6 +341,13 @@ func (s *reportStore) finished(e *bloomeryv1.Event, j *store.Job, step *bloomery
 			return err
 		}
 	}
+	if w := step.GetWipe(); w != nil && f.GetOk() && j.GetKind() == bloomeryv1.JobKind_JOB_KIND_INSTALL && containsDisk(m.GetCustomerDisks(), w.GetDisk()) {
+		// A release strikes off all disks at its end only: cut off in the middle, it is a release that is done again.
+		strikeCustomerDisk(m, w.GetDisk())
+		if err := s.ch.saveMachine(m); err != nil {
+			return err
+		}
+	}
 	if f.GetOk() {
 		s.handedOver = step.GetHandover() != nil
 		return finishStep(s.ch, j, key)

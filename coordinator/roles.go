@@ -81,6 +81,7 @@ func permissions() []permission {
 		{bloomeryv1connect.MachineServiceDeleteMachineProcedure, operator, hardware | admin, changes},
 		{bloomeryv1connect.MachineServiceInspectMachineProcedure, operator, hands, changes},
 		{bloomeryv1connect.MachineServiceInstallMachineProcedure, operator, operating | admin, changes},
+		{bloomeryv1connect.MachineServicePlanInstallProcedure, operator, operating | admin, 0},
 		{bloomeryv1connect.MachineServiceReleaseMachineProcedure, operator, operating | admin, changes},
 		{bloomeryv1connect.MachineServicePowerMachineProcedure, operator, hands, changes | acts},
 		{bloomeryv1connect.MachineServiceLockMachineProcedure, operator, hands | networking, changes},
@@ -91,6 +92,7 @@ func permissions() []permission {
 		{bloomeryv1connect.JobServiceListJobsProcedure, operator, everyone, 0},
 		{bloomeryv1connect.JobServiceGetJobProcedure, operator, everyone, 0},
 		{bloomeryv1connect.JobServiceWatchJobProcedure, operator, everyone, 0},
+		{bloomeryv1connect.JobServiceGetJobPlanProcedure, operator, everyone, 0},
 		{bloomeryv1connect.JobServiceCancelJobProcedure, operator, hands, changes},
 
 		{bloomeryv1connect.EventServiceListEventsProcedure, operator, everyone, 0},

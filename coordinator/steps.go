@@ -11,6 +11,8 @@ import (
 
 	bloomeryv1 "bloomery/api/bloomery/v1"
 	"bloomery/cloudinit"
+	"bloomery/images"
+	"bloomery/partition/layout"
 )
 
 // Request is what a job is made for.
@@ -22,14 +24,21 @@ type Request struct {
 
 // ImageFacts is what the steps of an install need to know of an image.
 type ImageFacts struct {
-	Name           string
+	Name string
+	// Kind is images.KindDisk or images.KindRootfs.
+	Kind string
+	// SizeBytes is the disk's, or what a rootfs unpacks to.
 	SizeBytes      int64
 	ManifestSHA256 string
 	// RootPartition and ESPPartition are GPT partition numbers; 0 means that there is none to grow, seed or start.
 	RootPartition, ESPPartition int32
 	Description                 string
-	// Kernel, Initrd and CommandLine are what kexec may start, from the signed manifest; Kernel is empty when the manifest does not allow it.
+	// Kernel, Initrd and CommandLine are from the signed manifest.
 	Kernel, Initrd, CommandLine string
+	// Kexec says that the manifest allows starting that kernel by kexec.
+	Kexec bool
+	// RootStacks are what a rootfs image can have its root on.
+	RootStacks []string
 }
 
 // Facts is what Steps knows beside the machine and the request.
@@ -37,6 +46,8 @@ type Facts struct {
 	JobID    string
 	Images   []ImageFacts
 	Networks []Network
+	// Plan is what the layout makes of the disks; nil for an install of a disk image.
+	Plan *layout.Plan
 	// Address is the machine's on the customer's network; the zero Prefix when the network has no range.
 	Address netip.Prefix
 	// PhoneHomeURLs carry the job's token, one for each coordinator that the installed system can call.
@@ -75,8 +86,8 @@ func Steps(m *bloomeryv1.Machine, r Request, f Facts) ([]*bloomeryv1.Step, error
 }
 
 func inspectSteps(m *bloomeryv1.Machine) ([]*bloomeryv1.Step, error) {
-	if m.GetStatus() == faulty && m.GetDiskSerial() != "" {
-		return nil, notNow("name", "MUST_RELEASE", "disk %s of machine %s may hold a customer's data: release the machine first", m.GetDiskSerial(), m.GetName())
+	if m.GetStatus() == faulty && len(m.GetCustomerDisks()) > 0 {
+		return nil, notNow("name", "MUST_RELEASE", "disk %s of machine %s may hold a customer's data: release the machine first", diskNames(m.GetCustomerDisks()), m.GetName())
 	}
 	return []*bloomeryv1.Step{
 		{Spec: &bloomeryv1.Step_Netboot{Netboot: &bloomeryv1.NetbootStep{}}},
@@ -87,28 +98,18 @@ func inspectSteps(m *bloomeryv1.Machine) ([]*bloomeryv1.Step, error) {
 }
 
 func releaseSteps(m *bloomeryv1.Machine) ([]*bloomeryv1.Step, error) {
-	if m.GetDiskSerial() == "" {
+	if len(m.GetCustomerDisks()) == 0 {
 		return nil, notNow("name", "NOTHING_INSTALLED", "machine %s carries no system: inspect it instead", m.GetName())
 	}
 	var steps []*bloomeryv1.Step
 	if m.GetSwitchPort().GetPort() != "" {
 		steps = append(steps, &bloomeryv1.Step{Spec: &bloomeryv1.Step_MovePort{MovePort: &bloomeryv1.MovePortStep{From: m.GetNetwork(), To: ProvisioningNetwork}}})
 	}
-	return append(steps,
-		&bloomeryv1.Step{Spec: &bloomeryv1.Step_Netboot{Netboot: &bloomeryv1.NetbootStep{}}},
-		&bloomeryv1.Step{Spec: &bloomeryv1.Step_Wipe{Wipe: &bloomeryv1.WipeStep{Disk: installedDisk(m)}}},
-		&bloomeryv1.Step{Spec: &bloomeryv1.Step_PowerOff{PowerOff: &bloomeryv1.PowerOffStep{}}},
-	), nil
-}
-
-// installedDisk refers to the disk that carries or carried a customer's system.
-func installedDisk(m *bloomeryv1.Machine) *bloomeryv1.DiskRef {
-	for _, d := range inventoryDisks(m) {
-		if d.Serial == m.GetDiskSerial() {
-			return d.ref()
-		}
+	steps = append(steps, &bloomeryv1.Step{Spec: &bloomeryv1.Step_Netboot{Netboot: &bloomeryv1.NetbootStep{}}})
+	for _, disk := range customerDisks(m) {
+		steps = append(steps, &bloomeryv1.Step{Spec: &bloomeryv1.Step_Wipe{Wipe: &bloomeryv1.WipeStep{Disk: disk}}})
 	}
-	return &bloomeryv1.DiskRef{Serial: m.GetDiskSerial()}
+	return append(steps, &bloomeryv1.Step{Spec: &bloomeryv1.Step_PowerOff{PowerOff: &bloomeryv1.PowerOffStep{}}}), nil
 }
 
 func installSteps(m *bloomeryv1.Machine, spec *bloomeryv1.InstallSpec, f Facts) ([]*bloomeryv1.Step, error) {
@@ -126,9 +127,14 @@ func installSteps(m *bloomeryv1.Machine, spec *bloomeryv1.InstallSpec, f Facts) 
 	if m.GetSwitchPort().GetPort() == "" {
 		return nil, notNow("spec.network", "NO_SWITCH_PORT", "machine %s has no switch port on record, so it cannot be moved to network %s", m.GetName(), network.Name)
 	}
-	disk, err := chooseDisk(m, spec.GetDisk(), image)
-	if err != nil {
-		return nil, err
+	var onto *bloomeryv1.DiskRef
+	if f.Plan == nil {
+		if image.Kind == images.KindRootfs {
+			return nil, fmt.Errorf("image %s is a root file system, and there is no plan of the disks for it", image.Name)
+		}
+		if onto, err = chooseDisk(m, spec.GetDisk(), image); err != nil {
+			return nil, err
+		}
 	}
 	seed, err := renderSeed(m, spec, network, f)
 	if err != nil {
@@ -154,12 +160,20 @@ func installSteps(m *bloomeryv1.Machine, spec *bloomeryv1.InstallSpec, f Facts) 
 		{Spec: &bloomeryv1.Step_Inspect{Inspect: &bloomeryv1.InspectStep{}}},
 		{Spec: &bloomeryv1.Step_CheckDisks{CheckDisks: &bloomeryv1.CheckDisksStep{}}},
 	}
-	if left := m.GetDiskSerial(); left != "" && left != disk.GetSerial() {
-		// A failed install left something on another disk, which the next customer must not find.
-		steps = append(steps, &bloomeryv1.Step{Spec: &bloomeryv1.Step_Wipe{Wipe: &bloomeryv1.WipeStep{Disk: installedDisk(m)}}})
+	if f.Plan != nil {
+		steps = append(steps, layoutSteps(m, image, f.Plan, seed)...)
+	} else {
+		steps = append(steps, diskSteps(m, image, onto, seed)...)
 	}
-	steps = append(steps,
-		&bloomeryv1.Step{Spec: &bloomeryv1.Step_Wipe{Wipe: &bloomeryv1.WipeStep{Disk: disk}}},
+	return append(steps,
+		&bloomeryv1.Step{Spec: &bloomeryv1.Step_MovePort{MovePort: &bloomeryv1.MovePortStep{From: ProvisioningNetwork, To: network.Name}}},
+		&bloomeryv1.Step{Spec: &bloomeryv1.Step_AwaitSystem{AwaitSystem: &bloomeryv1.AwaitSystemStep{Evidence: evidence, TimeoutSeconds: int32(f.AwaitTimeout.Seconds())}}},
+	), nil
+}
+
+// diskSteps put a disk image onto one disk, up to the start of the installed system.
+func diskSteps(m *bloomeryv1.Machine, image ImageFacts, disk *bloomeryv1.DiskRef, seed cloudinit.NoCloud) []*bloomeryv1.Step {
+	steps := append(wipeSteps(m, []*bloomeryv1.DiskRef{disk}),
 		&bloomeryv1.Step{Spec: &bloomeryv1.Step_WriteImage{WriteImage: &bloomeryv1.WriteImageStep{Disk: disk, Image: image.Name, ManifestSha256: image.ManifestSHA256}}},
 	)
 	if image.RootPartition > 0 {
@@ -177,16 +191,26 @@ func installSteps(m *bloomeryv1.Machine, spec *bloomeryv1.InstallSpec, f Facts) 
 		}}})
 	}
 	handover := &bloomeryv1.HandoverStep{}
-	if image.Kernel != "" && image.RootPartition > 0 {
+	if image.Kexec && image.Kernel != "" && image.RootPartition > 0 {
 		handover = &bloomeryv1.HandoverStep{
 			Disk: disk, Partition: image.RootPartition, Kernel: image.Kernel, Initrd: image.Initrd, CommandLine: image.CommandLine,
 		}
 	}
-	return append(steps,
-		&bloomeryv1.Step{Spec: &bloomeryv1.Step_Handover{Handover: handover}},
-		&bloomeryv1.Step{Spec: &bloomeryv1.Step_MovePort{MovePort: &bloomeryv1.MovePortStep{From: ProvisioningNetwork, To: network.Name}}},
-		&bloomeryv1.Step{Spec: &bloomeryv1.Step_AwaitSystem{AwaitSystem: &bloomeryv1.AwaitSystemStep{Evidence: evidence, TimeoutSeconds: int32(f.AwaitTimeout.Seconds())}}},
-	), nil
+	return append(steps, &bloomeryv1.Step{Spec: &bloomeryv1.Step_Handover{Handover: handover}})
+}
+
+// wipeSteps wipe the disks that an install writes, and before them those on which a failed install left something: the next customer must not find it.
+func wipeSteps(m *bloomeryv1.Machine, written []*bloomeryv1.DiskRef) []*bloomeryv1.Step {
+	var steps []*bloomeryv1.Step
+	for _, disk := range customerDisks(m) {
+		if !containsDisk(written, disk) {
+			steps = append(steps, &bloomeryv1.Step{Spec: &bloomeryv1.Step_Wipe{Wipe: &bloomeryv1.WipeStep{Disk: disk}}})
+		}
+	}
+	for _, disk := range written {
+		steps = append(steps, &bloomeryv1.Step{Spec: &bloomeryv1.Step_Wipe{Wipe: &bloomeryv1.WipeStep{Disk: disk}}})
+	}
+	return steps
 }
 
 func findImage(name string, all []ImageFacts) (ImageFacts, error) {

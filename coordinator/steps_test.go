@@ -12,6 +12,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	bloomeryv1 "bloomery/api/bloomery/v1"
+	"bloomery/images"
+	"bloomery/partition/layout"
 )
 
 func stepMachine(t *testing.T) *bloomeryv1.Machine {
@@ -26,28 +28,41 @@ func stepFacts() Facts {
 	return Facts{
 		JobID: "j1", AwaitTimeout: 10 * time.Minute, Address: netip.MustParsePrefix("10.77.0.100/24"), PhoneHomeURLs: []string{"http://10.77.0.1/phone-home/TOKEN", "http://10.77.0.2/phone-home/TOKEN"},
 		Images: []ImageFacts{{Name: "debian-12", SizeBytes: 2 << 30, ManifestSHA256: "ab", RootPartition: 2, ESPPartition: 1,
-			Kernel: "/vmlinuz", Initrd: "/initrd.img", CommandLine: "root=/dev/vda2 ro"}, {Name: "large", SizeBytes: 1 << 40}},
+			Kexec: true, Kernel: "/vmlinuz", Initrd: "/initrd.img", CommandLine: "root=/dev/vda2 ro"}, {Name: "large", SizeBytes: 1 << 40},
+			{Name: "debian-12-rootfs", Kind: images.KindRootfs, SizeBytes: 1 << 30, ManifestSHA256: "cd", Kexec: true, Kernel: "/vmlinuz", Initrd: "/initrd.img", CommandLine: "ro quiet"}},
 		Networks: []Network{{Name: ProvisioningNetwork}, {Name: "customer-a", Prefix: netip.MustParsePrefix("10.77.0.0/24"), Gateway: netip.MustParseAddr("10.77.0.1")}},
 	}
 }
 
 func TestStepsGolden(t *testing.T) {
 	released := stepMachine(t)
-	released.DiskSerial, released.Network = "DISK-A", "customer-a"
+	released.Network = "customer-a"
+	setCustomerDisks(released, []*bloomeryv1.DiskRef{{Serial: "DISK-A"}, {Serial: "DISK-B"}, {Serial: "PULLED"}})
 	dirty := stepMachine(t)
-	dirty.DiskSerial = "DISK-A"
+	setCustomerDisks(dirty, []*bloomeryv1.DiskRef{{Serial: "DISK-A"}})
 	install := Request{bloomeryv1.JobKind_JOB_KIND_INSTALL, &bloomeryv1.InstallSpec{Image: "debian-12", Network: "customer-a"}}
+	rootfs := Request{bloomeryv1.JobKind_JOB_KIND_INSTALL, &bloomeryv1.InstallSpec{Image: "debian-12-rootfs", Network: "customer-a"}}
+	mirrored := func(f *Facts) { f.Plan = mirrorPlan() }
+	dirtyOther := stepMachine(t)
+	setCustomerDisks(dirtyOther, []*bloomeryv1.DiskRef{{Serial: "DISK-A"}, {Serial: "PULLED"}})
 	for name, tc := range map[string]struct {
-		m *bloomeryv1.Machine
-		r Request
+		m     *bloomeryv1.Machine
+		r     Request
+		facts func(*Facts)
 	}{
-		"inspect":            {stepMachine(t), Request{Kind: bloomeryv1.JobKind_JOB_KIND_INSPECT}},
-		"install":            {stepMachine(t), install},
-		"install-dirty-disk": {dirty, install},
-		"release":            {released, Request{Kind: bloomeryv1.JobKind_JOB_KIND_RELEASE}},
+		"inspect":                    {stepMachine(t), Request{Kind: bloomeryv1.JobKind_JOB_KIND_INSPECT}, nil},
+		"install":                    {stepMachine(t), install, nil},
+		"install-dirty-disk":         {dirty, install, nil},
+		"release":                    {released, Request{Kind: bloomeryv1.JobKind_JOB_KIND_RELEASE}, nil},
+		"install-layout":             {stepMachine(t), rootfs, mirrored},
+		"install-layout-dirty-disks": {dirtyOther, rootfs, mirrored},
 	} {
 		t.Run(name, func(t *testing.T) {
-			steps, err := Steps(tc.m, tc.r, stepFacts())
+			facts := stepFacts()
+			if tc.facts != nil {
+				tc.facts(&facts)
+			}
+			steps, err := Steps(tc.m, tc.r, facts)
 			must(t, err)
 			var b strings.Builder
 			for _, s := range steps {
@@ -64,6 +79,15 @@ func TestStepsGolden(t *testing.T) {
 	}
 }
 
+// mirrorPlan is a plan with an EFI system partition on each of two disks.
+func mirrorPlan() *layout.Plan {
+	parts := []layout.PartitionPlan{{Number: 1, Type: espType}, {Number: 2, Type: "a19d880f-05fc-4d3b-a006-743f0f84911e"}}
+	return &layout.Plan{Format: layout.PlanFormat, UEFI: true, Disks: []layout.DiskPlan{
+		{Name: "a", Serial: "DISK-A", WWN: "eui.1", Table: true, Partitions: parts},
+		{Name: "b", Serial: "DISK-B", Table: true, Partitions: parts},
+	}}
+}
+
 func TestInstallRefusals(t *testing.T) {
 	good := &bloomeryv1.InstallSpec{Image: "debian-12", Network: "customer-a"}
 	for name, tc := range map[string]struct {
@@ -72,7 +96,7 @@ func TestInstallRefusals(t *testing.T) {
 		field, reason string
 		says          []string
 	}{
-		"image":                        {spec: func(s *bloomeryv1.InstallSpec) { s.Image = "debian-99" }, field: "spec.image", reason: "IMAGE_NOT_FOUND", says: []string{"debian-99", "debian-12, large"}},
+		"image":                        {spec: func(s *bloomeryv1.InstallSpec) { s.Image = "debian-99" }, field: "spec.image", reason: "IMAGE_NOT_FOUND", says: []string{"debian-99", "debian-12, debian-12-rootfs, large"}},
 		"network":                      {spec: func(s *bloomeryv1.InstallSpec) { s.Network = "customer-z" }, field: "spec.network", reason: "NETWORK_NOT_FOUND", says: []string{"customer-a"}},
 		"no install into provisioning": {spec: func(s *bloomeryv1.InstallSpec) { s.Network = ProvisioningNetwork }, field: "spec.network", reason: "NETWORK_NOT_FOUND"},
 		"serial":                       {spec: func(s *bloomeryv1.InstallSpec) { s.Disk = &bloomeryv1.DiskRef{Serial: "NOPE"} }, field: "spec.disk", reason: "DISK_NOT_FOUND", says: []string{"NOPE", "DISK-A", "DISK-B"}},

@@ -56,7 +56,7 @@ func (s *settings) printMachine(w io.Writer, m *bloomeryv1.Machine) error {
 		row(w, "Network", m.GetNetwork())
 		row(w, "Address", m.GetAddress())
 		row(w, "Image", m.GetImage())
-		row(w, "Disk", m.GetDiskSerial())
+		row(w, "Disk", customerDisksText(m))
 		row(w, "Job", m.GetJobId())
 		row(w, "Revision", fmt.Sprint(m.GetRevision()))
 		for line := range strings.Lines(m.GetNotes()) {

@@ -34,7 +34,7 @@ func machineColumns() []machineColumn {
 		{"job", "JOB", (*bloomeryv1.Machine).GetJobId},
 		{"fault", "FAULT", (*bloomeryv1.Machine).GetFaultCode},
 		{"fault-message", "FAULT MESSAGE", (*bloomeryv1.Machine).GetFaultMessage},
-		{"disk", "DISK", (*bloomeryv1.Machine).GetDiskSerial},
+		{"disk", "DISK", customerDisksText},
 		{"macs", "MACS", func(m *bloomeryv1.Machine) string { return strings.Join(m.GetMacs(), ",") }},
 		{"uuid", "UUID", (*bloomeryv1.Machine).GetUuid},
 		{"bmc", "BMC", func(m *bloomeryv1.Machine) string { return m.GetBmc().GetAddress() }},
@@ -99,6 +99,15 @@ func positionText(m *bloomeryv1.Machine) string {
 		return m.GetRack()
 	}
 	return fmt.Sprintf("%s/%d", m.GetRack(), m.GetUnit())
+}
+
+// customerDisksText names the disks that carry a customer's data by serial number, or WWN.
+func customerDisksText(m *bloomeryv1.Machine) string {
+	var names []string
+	for _, disk := range m.GetCustomerDisks() {
+		names = append(names, cmp.Or(disk.GetSerial(), disk.GetWwn()))
+	}
+	return strings.Join(names, ",")
 }
 
 func switchPortText(m *bloomeryv1.Machine) string {

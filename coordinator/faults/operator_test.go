@@ -158,7 +158,7 @@ func kindFor(m *bloomeryv1.Machine) string {
 	case bloomeryv1.MachineStatus_MACHINE_STATUS_RUNNING:
 		return "release"
 	case bloomeryv1.MachineStatus_MACHINE_STATUS_FAULTY:
-		if m.GetDiskSerial() != "" {
+		if len(m.GetCustomerDisks()) > 0 {
 			return "release"
 		}
 	}

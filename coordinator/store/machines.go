@@ -161,6 +161,10 @@ func decodeMachine(body []byte) (*bloomeryv1.Machine, error) {
 	if err := proto.Unmarshal(body, m); err != nil {
 		return nil, fmt.Errorf("decode a machine: %w", err)
 	}
+	if m.GetDiskSerial() != "" && len(m.GetCustomerDisks()) == 0 {
+		// Stored before schema version 8, when a machine had one disk for a customer.
+		m.CustomerDisks = []*bloomeryv1.DiskRef{{Serial: m.GetDiskSerial()}}
+	}
 	return m, nil
 }
 

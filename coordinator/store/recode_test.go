@@ -44,7 +44,7 @@ func TestOldMachinesAreRecoded(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				if m.GetImage() != "debian-12" || m.GetDiskSerial() != "D1" || len(m.GetMacs()) != 1 {
+				if m.GetImage() != "debian-12" || m.GetDiskSerial() != "D1" || len(m.GetCustomerDisks()) != 1 || m.GetCustomerDisks()[0].GetSerial() != "D1" || len(m.GetMacs()) != 1 {
 					t.Errorf("%s: %v", name, m)
 				}
 				if name == "bare" {

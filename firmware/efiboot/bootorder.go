@@ -100,11 +100,12 @@ type Entry struct {
 	PartSizeLBA     uint64
 	PartitionGUID   string // the partition's own (unique) GUID, text form
 	Path            string // \EFI\debian\shimx64.efi
+	Keep            bool   // leave entries that SetDisk made earlier, for a system that starts from any of several disks
 	Next            bool   // also set BootNext, so that the next boot takes it whatever the order says
 }
 
 // SetDisk makes the entry the first in BootOrder and keeps all others behind it in their order. An entry of the same
-// description and device path is used again; others that SetDisk made earlier are removed. Doing it twice changes nothing.
+// description and device path is used again; others that SetDisk made earlier are removed unless they are to be kept. Doing it twice changes nothing.
 // The entry is written before the order that names it, so that an interruption leaves a machine that boots as before.
 func SetDisk(ctx context.Context, root Root, want Entry) (BootEntry, error) {
 	guid, err := ParseGUID(want.PartitionGUID)
@@ -120,7 +121,7 @@ func SetDisk(ctx context.Context, root Root, want Entry) (BootEntry, error) {
 	if err != nil {
 		return BootEntry{}, fmt.Errorf("set the boot entry: %w", err)
 	}
-	change, err := plan(state, option)
+	change, err := plan(state, option, want.Keep)
 	if err != nil {
 		return BootEntry{}, fmt.Errorf("set the boot entry: %w", err)
 	}
@@ -138,7 +139,7 @@ type change struct {
 	remove []uint16
 }
 
-func plan(s State, option LoadOption) (change, error) {
+func plan(s State, option LoadOption, keep bool) (change, error) {
 	c := change{write: true, entry: BootEntry{LoadOption: option}}
 	used := map[uint16]bool{}
 	for _, line := range s.Unreadable {
@@ -152,7 +153,7 @@ func plan(s State, option LoadOption) (change, error) {
 		switch {
 		case same && c.write:
 			c.entry, c.write = e, false
-		case strings.HasPrefix(e.Description, Prefix):
+		case !keep && strings.HasPrefix(e.Description, Prefix):
 			c.remove = append(c.remove, e.Number)
 		}
 	}

@@ -149,6 +149,39 @@ func TestSetDisk(t *testing.T) {
 	}
 }
 
+// A system on two disks has an entry for each, the one that was made last in front.
+func TestSetDiskKeepsOthers(t *testing.T) {
+	root, stale := firmware(t), want()
+	stale.Path = `\EFI\old\shimx64.efi`
+	if _, err := SetDisk(t.Context(), root, stale); err != nil {
+		t.Fatal(err)
+	}
+	second, first := want(), want()
+	second.PartitionGUID, first.Keep = "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e800", true
+	for range 2 { // the steps are done again after a power cut
+		for _, e := range []Entry{second, first} {
+			if _, err := SetDisk(t.Context(), root, e); err != nil {
+				t.Fatal(err)
+			}
+		}
+		state, err := Read(t.Context(), root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, n := range state.Order {
+			for _, e := range state.Entries {
+				if e.Number == n && strings.HasPrefix(e.Description, Prefix) {
+					got = append(got, e.Disk.PartitionGUID.String())
+				}
+			}
+		}
+		if diff := cmp.Diff([]string{first.PartitionGUID, second.PartitionGUID}, got); diff != "" {
+			t.Error(diff)
+		}
+	}
+}
+
 func TestSetDiskRefuses(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

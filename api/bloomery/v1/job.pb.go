@@ -1435,7 +1435,9 @@ type BootEntryStep struct {
 	// Loader's path on that partition, with backslashes.
 	LoaderPath string `protobuf:"bytes,3,opt,name=loader_path,json=loaderPath,proto3" json:"loader_path,omitempty"`
 	// Shown in the firmware's menu.
-	Description   string `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`
+	Description string `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`
+	// Leaves the entries of earlier steps behind this one: those of a system that starts from any of several disks.
+	KeepOthers    bool `protobuf:"varint,5,opt,name=keep_others,json=keepOthers,proto3" json:"keep_others,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1496,6 +1498,13 @@ func (x *BootEntryStep) GetDescription() string {
 		return x.Description
 	}
 	return ""
+}
+
+func (x *BootEntryStep) GetKeepOthers() bool {
+	if x != nil {
+		return x.KeepOthers
+	}
+	return false
 }
 
 // ApplyLayoutStep makes the disks what the job's plan says and reads them back. The plan comes beside the step: NextStepResponse.target.
@@ -2352,6 +2361,95 @@ func (x *CancelJobResponse) GetJob() *Job {
 	return nil
 }
 
+type GetJobPlanRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetJobPlanRequest) Reset() {
+	*x = GetJobPlanRequest{}
+	mi := &file_bloomery_v1_job_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetJobPlanRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetJobPlanRequest) ProtoMessage() {}
+
+func (x *GetJobPlanRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_job_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetJobPlanRequest.ProtoReflect.Descriptor instead.
+func (*GetJobPlanRequest) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *GetJobPlanRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type GetJobPlanResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// bloomery.plan/v1, JSON.
+	Plan          []byte `protobuf:"bytes,1,opt,name=plan,proto3" json:"plan,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetJobPlanResponse) Reset() {
+	*x = GetJobPlanResponse{}
+	mi := &file_bloomery_v1_job_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetJobPlanResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetJobPlanResponse) ProtoMessage() {}
+
+func (x *GetJobPlanResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_job_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetJobPlanResponse.ProtoReflect.Descriptor instead.
+func (*GetJobPlanResponse) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *GetJobPlanResponse) GetPlan() []byte {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
 var File_bloomery_v1_job_proto protoreflect.FileDescriptor
 
 const file_bloomery_v1_job_proto_rawDesc = "" +
@@ -2451,13 +2549,15 @@ const file_bloomery_v1_job_proto_rawDesc = "" +
 	"vendorData\x12%\n" +
 	"\x0enetwork_config\x18\x06 \x01(\fR\rnetworkConfig\x12&\n" +
 	"\x0fuser_data_bytes\x18\a \x01(\x05R\ruserDataBytes\x12*\n" +
-	"\x11vendor_data_bytes\x18\b \x01(\x05R\x0fvendorDataBytes\"\xa1\x01\n" +
+	"\x11vendor_data_bytes\x18\b \x01(\x05R\x0fvendorDataBytes\"\xc2\x01\n" +
 	"\rBootEntryStep\x12(\n" +
 	"\x04disk\x18\x01 \x01(\v2\x14.bloomery.v1.DiskRefR\x04disk\x12#\n" +
 	"\resp_partition\x18\x02 \x01(\x05R\fespPartition\x12\x1f\n" +
 	"\vloader_path\x18\x03 \x01(\tR\n" +
 	"loaderPath\x12 \n" +
-	"\vdescription\x18\x04 \x01(\tR\vdescription\"=\n" +
+	"\vdescription\x18\x04 \x01(\tR\vdescription\x12\x1f\n" +
+	"\vkeep_others\x18\x05 \x01(\bR\n" +
+	"keepOthers\"=\n" +
 	"\x0fApplyLayoutStep\x12*\n" +
 	"\x05disks\x18\x01 \x03(\v2\x14.bloomery.v1.DiskRefR\x05disks\"P\n" +
 	"\x0fUnpackImageStep\x12\x14\n" +
@@ -2516,7 +2616,11 @@ const file_bloomery_v1_job_proto_rawDesc = "" +
 	"\x10CancelJobRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"7\n" +
 	"\x11CancelJobResponse\x12\"\n" +
-	"\x03job\x18\x01 \x01(\v2\x10.bloomery.v1.JobR\x03job*e\n" +
+	"\x03job\x18\x01 \x01(\v2\x10.bloomery.v1.JobR\x03job\"#\n" +
+	"\x11GetJobPlanRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"(\n" +
+	"\x12GetJobPlanResponse\x12\x12\n" +
+	"\x04plan\x18\x01 \x01(\fR\x04plan*e\n" +
 	"\aJobKind\x12\x18\n" +
 	"\x14JOB_KIND_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10JOB_KIND_INSPECT\x10\x01\x12\x14\n" +
@@ -2538,13 +2642,15 @@ const file_bloomery_v1_job_proto_rawDesc = "" +
 	"\bEvidence\x12\x18\n" +
 	"\x14EVIDENCE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13EVIDENCE_PHONE_HOME\x10\x01\x12\x15\n" +
-	"\x11EVIDENCE_SSH_PORT\x10\x022\xaf\x02\n" +
+	"\x11EVIDENCE_SSH_PORT\x10\x022\xfe\x02\n" +
 	"\n" +
 	"JobService\x12G\n" +
 	"\bListJobs\x12\x1c.bloomery.v1.ListJobsRequest\x1a\x1d.bloomery.v1.ListJobsResponse\x12A\n" +
 	"\x06GetJob\x12\x1a.bloomery.v1.GetJobRequest\x1a\x1b.bloomery.v1.GetJobResponse\x12I\n" +
 	"\bWatchJob\x12\x1c.bloomery.v1.WatchJobRequest\x1a\x1d.bloomery.v1.WatchJobResponse0\x01\x12J\n" +
-	"\tCancelJob\x12\x1d.bloomery.v1.CancelJobRequest\x1a\x1e.bloomery.v1.CancelJobResponseB%Z#bloomery/api/bloomery/v1;bloomeryv1b\x06proto3"
+	"\tCancelJob\x12\x1d.bloomery.v1.CancelJobRequest\x1a\x1e.bloomery.v1.CancelJobResponse\x12M\n" +
+	"\n" +
+	"GetJobPlan\x12\x1e.bloomery.v1.GetJobPlanRequest\x1a\x1f.bloomery.v1.GetJobPlanResponseB%Z#bloomery/api/bloomery/v1;bloomeryv1b\x06proto3"
 
 var (
 	file_bloomery_v1_job_proto_rawDescOnce sync.Once
@@ -2559,7 +2665,7 @@ func file_bloomery_v1_job_proto_rawDescGZIP() []byte {
 }
 
 var file_bloomery_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_bloomery_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_bloomery_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_bloomery_v1_job_proto_goTypes = []any{
 	(JobKind)(0),                  // 0: bloomery.v1.JobKind
 	(JobStatus)(0),                // 1: bloomery.v1.JobStatus
@@ -2594,21 +2700,23 @@ var file_bloomery_v1_job_proto_goTypes = []any{
 	(*WatchJobResponse)(nil),      // 30: bloomery.v1.WatchJobResponse
 	(*CancelJobRequest)(nil),      // 31: bloomery.v1.CancelJobRequest
 	(*CancelJobResponse)(nil),     // 32: bloomery.v1.CancelJobResponse
-	nil,                           // 33: bloomery.v1.InstallSpec.SecretsEntry
-	(*timestamppb.Timestamp)(nil), // 34: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 35: google.protobuf.Struct
+	(*GetJobPlanRequest)(nil),     // 33: bloomery.v1.GetJobPlanRequest
+	(*GetJobPlanResponse)(nil),    // 34: bloomery.v1.GetJobPlanResponse
+	nil,                           // 35: bloomery.v1.InstallSpec.SecretsEntry
+	(*timestamppb.Timestamp)(nil), // 36: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 37: google.protobuf.Struct
 }
 var file_bloomery_v1_job_proto_depIdxs = []int32{
 	0,  // 0: bloomery.v1.Job.kind:type_name -> bloomery.v1.JobKind
 	1,  // 1: bloomery.v1.Job.status:type_name -> bloomery.v1.JobStatus
 	5,  // 2: bloomery.v1.Job.steps:type_name -> bloomery.v1.Step
-	34, // 3: bloomery.v1.Job.created_at:type_name -> google.protobuf.Timestamp
-	34, // 4: bloomery.v1.Job.finished_at:type_name -> google.protobuf.Timestamp
+	36, // 3: bloomery.v1.Job.created_at:type_name -> google.protobuf.Timestamp
+	36, // 4: bloomery.v1.Job.finished_at:type_name -> google.protobuf.Timestamp
 	2,  // 5: bloomery.v1.Step.status:type_name -> bloomery.v1.StepStatus
-	34, // 6: bloomery.v1.Step.started_at:type_name -> google.protobuf.Timestamp
-	34, // 7: bloomery.v1.Step.finished_at:type_name -> google.protobuf.Timestamp
+	36, // 6: bloomery.v1.Step.started_at:type_name -> google.protobuf.Timestamp
+	36, // 7: bloomery.v1.Step.finished_at:type_name -> google.protobuf.Timestamp
 	6,  // 8: bloomery.v1.Step.progress:type_name -> bloomery.v1.Progress
-	35, // 9: bloomery.v1.Step.result:type_name -> google.protobuf.Struct
+	37, // 9: bloomery.v1.Step.result:type_name -> google.protobuf.Struct
 	8,  // 10: bloomery.v1.Step.netboot:type_name -> bloomery.v1.NetbootStep
 	9,  // 11: bloomery.v1.Step.move_port:type_name -> bloomery.v1.MovePortStep
 	10, // 12: bloomery.v1.Step.await_system:type_name -> bloomery.v1.AwaitSystemStep
@@ -2636,7 +2744,7 @@ var file_bloomery_v1_job_proto_depIdxs = []int32{
 	7,  // 34: bloomery.v1.HandoverStep.disk:type_name -> bloomery.v1.DiskRef
 	7,  // 35: bloomery.v1.InstallSpec.disk:type_name -> bloomery.v1.DiskRef
 	3,  // 36: bloomery.v1.InstallSpec.evidence:type_name -> bloomery.v1.Evidence
-	33, // 37: bloomery.v1.InstallSpec.secrets:type_name -> bloomery.v1.InstallSpec.SecretsEntry
+	35, // 37: bloomery.v1.InstallSpec.secrets:type_name -> bloomery.v1.InstallSpec.SecretsEntry
 	1,  // 38: bloomery.v1.ListJobsRequest.status:type_name -> bloomery.v1.JobStatus
 	4,  // 39: bloomery.v1.ListJobsResponse.jobs:type_name -> bloomery.v1.Job
 	4,  // 40: bloomery.v1.GetJobResponse.job:type_name -> bloomery.v1.Job
@@ -2646,12 +2754,14 @@ var file_bloomery_v1_job_proto_depIdxs = []int32{
 	27, // 44: bloomery.v1.JobService.GetJob:input_type -> bloomery.v1.GetJobRequest
 	29, // 45: bloomery.v1.JobService.WatchJob:input_type -> bloomery.v1.WatchJobRequest
 	31, // 46: bloomery.v1.JobService.CancelJob:input_type -> bloomery.v1.CancelJobRequest
-	26, // 47: bloomery.v1.JobService.ListJobs:output_type -> bloomery.v1.ListJobsResponse
-	28, // 48: bloomery.v1.JobService.GetJob:output_type -> bloomery.v1.GetJobResponse
-	30, // 49: bloomery.v1.JobService.WatchJob:output_type -> bloomery.v1.WatchJobResponse
-	32, // 50: bloomery.v1.JobService.CancelJob:output_type -> bloomery.v1.CancelJobResponse
-	47, // [47:51] is the sub-list for method output_type
-	43, // [43:47] is the sub-list for method input_type
+	33, // 47: bloomery.v1.JobService.GetJobPlan:input_type -> bloomery.v1.GetJobPlanRequest
+	26, // 48: bloomery.v1.JobService.ListJobs:output_type -> bloomery.v1.ListJobsResponse
+	28, // 49: bloomery.v1.JobService.GetJob:output_type -> bloomery.v1.GetJobResponse
+	30, // 50: bloomery.v1.JobService.WatchJob:output_type -> bloomery.v1.WatchJobResponse
+	32, // 51: bloomery.v1.JobService.CancelJob:output_type -> bloomery.v1.CancelJobResponse
+	34, // 52: bloomery.v1.JobService.GetJobPlan:output_type -> bloomery.v1.GetJobPlanResponse
+	48, // [48:53] is the sub-list for method output_type
+	43, // [43:48] is the sub-list for method input_type
 	43, // [43:43] is the sub-list for extension type_name
 	43, // [43:43] is the sub-list for extension extendee
 	0,  // [0:43] is the sub-list for field type_name
@@ -2686,7 +2796,7 @@ func file_bloomery_v1_job_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bloomery_v1_job_proto_rawDesc), len(file_bloomery_v1_job_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   30,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -226,7 +226,7 @@ type Machine struct {
 	Network string `protobuf:"bytes,9,opt,name=network,proto3" json:"network,omitempty"`
 	// Image that was installed last; empty when none is.
 	Image string `protobuf:"bytes,10,opt,name=image,proto3" json:"image,omitempty"`
-	// Serial of the disk that carries the installed system.
+	// Serial of the first of customer_disks; empty when it has none.
 	DiskSerial string `protobuf:"bytes,11,opt,name=disk_serial,json=diskSerial,proto3" json:"disk_serial,omitempty"`
 	// Address on the customer's network, CIDR.
 	Address string `protobuf:"bytes,12,opt,name=address,proto3" json:"address,omitempty"`
@@ -250,7 +250,9 @@ type Machine struct {
 	Model  string `protobuf:"bytes,23,opt,name=model,proto3" json:"model,omitempty"`
 	Serial string `protobuf:"bytes,24,opt,name=serial,proto3" json:"serial,omitempty"`
 	// Rises with each change of the record; UpdateMachine compares it.
-	Revision      int64 `protobuf:"varint,25,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,25,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Disks that carry a customer's data, or may since a job that failed: recorded before the first byte, struck off when the disk was wiped.
+	CustomerDisks []*DiskRef `protobuf:"bytes,26,rep,name=customer_disks,json=customerDisks,proto3" json:"customer_disks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -458,6 +460,13 @@ func (x *Machine) GetRevision() int64 {
 		return x.Revision
 	}
 	return 0
+}
+
+func (x *Machine) GetCustomerDisks() []*DiskRef {
+	if x != nil {
+		return x.CustomerDisks
+	}
+	return nil
 }
 
 // BMC is how to reach a machine's baseboard management controller.
@@ -2379,6 +2388,112 @@ func (x *InstallMachineResponse) GetJob() *Job {
 	return nil
 }
 
+type PlanInstallRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Spec          *InstallSpec           `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanInstallRequest) Reset() {
+	*x = PlanInstallRequest{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanInstallRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanInstallRequest) ProtoMessage() {}
+
+func (x *PlanInstallRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanInstallRequest.ProtoReflect.Descriptor instead.
+func (*PlanInstallRequest) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *PlanInstallRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PlanInstallRequest) GetSpec() *InstallSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+type PlanInstallResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the job would do, in order, as GetJob shows it. Identifiers that are made for a job differ from the real job's.
+	Steps []*Step `protobuf:"bytes,1,rep,name=steps,proto3" json:"steps,omitempty"`
+	// bloomery.plan/v1, JSON; empty for an install of a disk image.
+	Plan          []byte `protobuf:"bytes,2,opt,name=plan,proto3" json:"plan,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanInstallResponse) Reset() {
+	*x = PlanInstallResponse{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanInstallResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanInstallResponse) ProtoMessage() {}
+
+func (x *PlanInstallResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanInstallResponse.ProtoReflect.Descriptor instead.
+func (*PlanInstallResponse) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *PlanInstallResponse) GetSteps() []*Step {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+func (x *PlanInstallResponse) GetPlan() []byte {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
 type ReleaseMachineRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2389,7 +2504,7 @@ type ReleaseMachineRequest struct {
 
 func (x *ReleaseMachineRequest) Reset() {
 	*x = ReleaseMachineRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[35]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2401,7 +2516,7 @@ func (x *ReleaseMachineRequest) String() string {
 func (*ReleaseMachineRequest) ProtoMessage() {}
 
 func (x *ReleaseMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[35]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2414,7 +2529,7 @@ func (x *ReleaseMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseMachineRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{35}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ReleaseMachineRequest) GetName() string {
@@ -2440,7 +2555,7 @@ type ReleaseMachineResponse struct {
 
 func (x *ReleaseMachineResponse) Reset() {
 	*x = ReleaseMachineResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[36]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2452,7 +2567,7 @@ func (x *ReleaseMachineResponse) String() string {
 func (*ReleaseMachineResponse) ProtoMessage() {}
 
 func (x *ReleaseMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[36]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2465,7 +2580,7 @@ func (x *ReleaseMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseMachineResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseMachineResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{36}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ReleaseMachineResponse) GetJob() *Job {
@@ -2485,7 +2600,7 @@ type PowerMachineRequest struct {
 
 func (x *PowerMachineRequest) Reset() {
 	*x = PowerMachineRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[37]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2497,7 +2612,7 @@ func (x *PowerMachineRequest) String() string {
 func (*PowerMachineRequest) ProtoMessage() {}
 
 func (x *PowerMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[37]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2510,7 +2625,7 @@ func (x *PowerMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerMachineRequest.ProtoReflect.Descriptor instead.
 func (*PowerMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{37}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PowerMachineRequest) GetName() string {
@@ -2536,7 +2651,7 @@ type PowerMachineResponse struct {
 
 func (x *PowerMachineResponse) Reset() {
 	*x = PowerMachineResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[38]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2548,7 +2663,7 @@ func (x *PowerMachineResponse) String() string {
 func (*PowerMachineResponse) ProtoMessage() {}
 
 func (x *PowerMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[38]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2561,7 +2676,7 @@ func (x *PowerMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerMachineResponse.ProtoReflect.Descriptor instead.
 func (*PowerMachineResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{38}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PowerMachineResponse) GetOn() bool {
@@ -2584,7 +2699,7 @@ type LockMachineRequest struct {
 
 func (x *LockMachineRequest) Reset() {
 	*x = LockMachineRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[39]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2596,7 +2711,7 @@ func (x *LockMachineRequest) String() string {
 func (*LockMachineRequest) ProtoMessage() {}
 
 func (x *LockMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[39]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2609,7 +2724,7 @@ func (x *LockMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockMachineRequest.ProtoReflect.Descriptor instead.
 func (*LockMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{39}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *LockMachineRequest) GetName() string {
@@ -2649,7 +2764,7 @@ type LockMachineResponse struct {
 
 func (x *LockMachineResponse) Reset() {
 	*x = LockMachineResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[40]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2661,7 +2776,7 @@ func (x *LockMachineResponse) String() string {
 func (*LockMachineResponse) ProtoMessage() {}
 
 func (x *LockMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[40]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2674,7 +2789,7 @@ func (x *LockMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockMachineResponse.ProtoReflect.Descriptor instead.
 func (*LockMachineResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{40}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *LockMachineResponse) GetMachine() *Machine {
@@ -2696,7 +2811,7 @@ type UnlockMachineRequest struct {
 
 func (x *UnlockMachineRequest) Reset() {
 	*x = UnlockMachineRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[41]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2708,7 +2823,7 @@ func (x *UnlockMachineRequest) String() string {
 func (*UnlockMachineRequest) ProtoMessage() {}
 
 func (x *UnlockMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[41]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2721,7 +2836,7 @@ func (x *UnlockMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlockMachineRequest.ProtoReflect.Descriptor instead.
 func (*UnlockMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{41}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *UnlockMachineRequest) GetName() string {
@@ -2754,7 +2869,7 @@ type UnlockMachineResponse struct {
 
 func (x *UnlockMachineResponse) Reset() {
 	*x = UnlockMachineResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[42]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2766,7 +2881,7 @@ func (x *UnlockMachineResponse) String() string {
 func (*UnlockMachineResponse) ProtoMessage() {}
 
 func (x *UnlockMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[42]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2779,7 +2894,7 @@ func (x *UnlockMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlockMachineResponse.ProtoReflect.Descriptor instead.
 func (*UnlockMachineResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{42}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *UnlockMachineResponse) GetMachine() *Machine {
@@ -2793,7 +2908,7 @@ var File_bloomery_v1_machine_proto protoreflect.FileDescriptor
 
 const file_bloomery_v1_machine_proto_rawDesc = "" +
 	"\n" +
-	"\x19bloomery/v1/machine.proto\x12\vbloomery.v1\x1a\x15bloomery/v1/job.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x88\a\n" +
+	"\x19bloomery/v1/machine.proto\x12\vbloomery.v1\x1a\x15bloomery/v1/job.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc5\a\n" +
 	"\aMachine\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x122\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x1a.bloomery.v1.MachineStatusR\x06status\x12\x12\n" +
@@ -2825,7 +2940,8 @@ const file_bloomery_v1_machine_proto_rawDesc = "" +
 	"\x05notes\x18\x16 \x01(\tR\x05notes\x12\x14\n" +
 	"\x05model\x18\x17 \x01(\tR\x05model\x12\x16\n" +
 	"\x06serial\x18\x18 \x01(\tR\x06serial\x12\x1a\n" +
-	"\brevision\x18\x19 \x01(\x03R\brevision\x1a9\n" +
+	"\brevision\x18\x19 \x01(\x03R\brevision\x12;\n" +
+	"\x0ecustomer_disks\x18\x1a \x03(\v2\x14.bloomery.v1.DiskRefR\rcustomerDisks\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"W\n" +
@@ -2958,7 +3074,13 @@ const file_bloomery_v1_machine_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\"<\n" +
 	"\x16InstallMachineResponse\x12\"\n" +
-	"\x03job\x18\x01 \x01(\v2\x10.bloomery.v1.JobR\x03job\"J\n" +
+	"\x03job\x18\x01 \x01(\v2\x10.bloomery.v1.JobR\x03job\"V\n" +
+	"\x12PlanInstallRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
+	"\x04spec\x18\x02 \x01(\v2\x18.bloomery.v1.InstallSpecR\x04spec\"R\n" +
+	"\x13PlanInstallResponse\x12'\n" +
+	"\x05steps\x18\x01 \x03(\v2\x11.bloomery.v1.StepR\x05steps\x12\x12\n" +
+	"\x04plan\x18\x02 \x01(\fR\x04plan\"J\n" +
 	"\x15ReleaseMachineRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -3001,7 +3123,7 @@ const file_bloomery_v1_machine_proto_rawDesc = "" +
 	"\x16POWER_OPERATION_STATUS\x10\x01\x12\x16\n" +
 	"\x12POWER_OPERATION_ON\x10\x02\x12\x17\n" +
 	"\x13POWER_OPERATION_OFF\x10\x03\x12\x19\n" +
-	"\x15POWER_OPERATION_RESET\x10\x042\xc0\v\n" +
+	"\x15POWER_OPERATION_RESET\x10\x042\x92\f\n" +
 	"\x0eMachineService\x12S\n" +
 	"\fListMachines\x12 .bloomery.v1.ListMachinesRequest\x1a!.bloomery.v1.ListMachinesResponse\x12M\n" +
 	"\n" +
@@ -3013,7 +3135,8 @@ const file_bloomery_v1_machine_proto_rawDesc = "" +
 	"\x0fListInventories\x12#.bloomery.v1.ListInventoriesRequest\x1a$.bloomery.v1.ListInventoriesResponse\x12V\n" +
 	"\rDiffInventory\x12!.bloomery.v1.DiffInventoryRequest\x1a\".bloomery.v1.DiffInventoryResponse\x12Y\n" +
 	"\x0eInspectMachine\x12\".bloomery.v1.InspectMachineRequest\x1a#.bloomery.v1.InspectMachineResponse\x12Y\n" +
-	"\x0eInstallMachine\x12\".bloomery.v1.InstallMachineRequest\x1a#.bloomery.v1.InstallMachineResponse\x12Y\n" +
+	"\x0eInstallMachine\x12\".bloomery.v1.InstallMachineRequest\x1a#.bloomery.v1.InstallMachineResponse\x12P\n" +
+	"\vPlanInstall\x12\x1f.bloomery.v1.PlanInstallRequest\x1a .bloomery.v1.PlanInstallResponse\x12Y\n" +
 	"\x0eReleaseMachine\x12\".bloomery.v1.ReleaseMachineRequest\x1a#.bloomery.v1.ReleaseMachineResponse\x12S\n" +
 	"\fPowerMachine\x12 .bloomery.v1.PowerMachineRequest\x1a!.bloomery.v1.PowerMachineResponse\x12P\n" +
 	"\vLockMachine\x12\x1f.bloomery.v1.LockMachineRequest\x1a .bloomery.v1.LockMachineResponse\x12V\n" +
@@ -3036,7 +3159,7 @@ func file_bloomery_v1_machine_proto_rawDescGZIP() []byte {
 }
 
 var file_bloomery_v1_machine_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_bloomery_v1_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_bloomery_v1_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_bloomery_v1_machine_proto_goTypes = []any{
 	(MachineStatus)(0),              // 0: bloomery.v1.MachineStatus
 	(PowerOperation)(0),             // 1: bloomery.v1.PowerOperation
@@ -3076,104 +3199,113 @@ var file_bloomery_v1_machine_proto_goTypes = []any{
 	(*InspectMachineResponse)(nil),  // 35: bloomery.v1.InspectMachineResponse
 	(*InstallMachineRequest)(nil),   // 36: bloomery.v1.InstallMachineRequest
 	(*InstallMachineResponse)(nil),  // 37: bloomery.v1.InstallMachineResponse
-	(*ReleaseMachineRequest)(nil),   // 38: bloomery.v1.ReleaseMachineRequest
-	(*ReleaseMachineResponse)(nil),  // 39: bloomery.v1.ReleaseMachineResponse
-	(*PowerMachineRequest)(nil),     // 40: bloomery.v1.PowerMachineRequest
-	(*PowerMachineResponse)(nil),    // 41: bloomery.v1.PowerMachineResponse
-	(*LockMachineRequest)(nil),      // 42: bloomery.v1.LockMachineRequest
-	(*LockMachineResponse)(nil),     // 43: bloomery.v1.LockMachineResponse
-	(*UnlockMachineRequest)(nil),    // 44: bloomery.v1.UnlockMachineRequest
-	(*UnlockMachineResponse)(nil),   // 45: bloomery.v1.UnlockMachineResponse
-	nil,                             // 46: bloomery.v1.Machine.LabelsEntry
-	nil,                             // 47: bloomery.v1.MachineFilter.LabelsEntry
-	(*structpb.Struct)(nil),         // 48: google.protobuf.Struct
-	(*timestamppb.Timestamp)(nil),   // 49: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),   // 50: google.protobuf.FieldMask
-	(*Job)(nil),                     // 51: bloomery.v1.Job
-	(*InstallSpec)(nil),             // 52: bloomery.v1.InstallSpec
+	(*PlanInstallRequest)(nil),      // 38: bloomery.v1.PlanInstallRequest
+	(*PlanInstallResponse)(nil),     // 39: bloomery.v1.PlanInstallResponse
+	(*ReleaseMachineRequest)(nil),   // 40: bloomery.v1.ReleaseMachineRequest
+	(*ReleaseMachineResponse)(nil),  // 41: bloomery.v1.ReleaseMachineResponse
+	(*PowerMachineRequest)(nil),     // 42: bloomery.v1.PowerMachineRequest
+	(*PowerMachineResponse)(nil),    // 43: bloomery.v1.PowerMachineResponse
+	(*LockMachineRequest)(nil),      // 44: bloomery.v1.LockMachineRequest
+	(*LockMachineResponse)(nil),     // 45: bloomery.v1.LockMachineResponse
+	(*UnlockMachineRequest)(nil),    // 46: bloomery.v1.UnlockMachineRequest
+	(*UnlockMachineResponse)(nil),   // 47: bloomery.v1.UnlockMachineResponse
+	nil,                             // 48: bloomery.v1.Machine.LabelsEntry
+	nil,                             // 49: bloomery.v1.MachineFilter.LabelsEntry
+	(*structpb.Struct)(nil),         // 50: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil),   // 51: google.protobuf.Timestamp
+	(*DiskRef)(nil),                 // 52: bloomery.v1.DiskRef
+	(*fieldmaskpb.FieldMask)(nil),   // 53: google.protobuf.FieldMask
+	(*Job)(nil),                     // 54: bloomery.v1.Job
+	(*InstallSpec)(nil),             // 55: bloomery.v1.InstallSpec
+	(*Step)(nil),                    // 56: bloomery.v1.Step
 }
 var file_bloomery_v1_machine_proto_depIdxs = []int32{
 	0,  // 0: bloomery.v1.Machine.status:type_name -> bloomery.v1.MachineStatus
 	4,  // 1: bloomery.v1.Machine.bmc:type_name -> bloomery.v1.BMC
 	5,  // 2: bloomery.v1.Machine.switch_port:type_name -> bloomery.v1.SwitchPort
-	46, // 3: bloomery.v1.Machine.labels:type_name -> bloomery.v1.Machine.LabelsEntry
+	48, // 3: bloomery.v1.Machine.labels:type_name -> bloomery.v1.Machine.LabelsEntry
 	6,  // 4: bloomery.v1.Machine.lock:type_name -> bloomery.v1.Lock
-	48, // 5: bloomery.v1.Machine.inventory:type_name -> google.protobuf.Struct
-	49, // 6: bloomery.v1.Machine.created_at:type_name -> google.protobuf.Timestamp
-	49, // 7: bloomery.v1.Machine.updated_at:type_name -> google.protobuf.Timestamp
-	49, // 8: bloomery.v1.Lock.since:type_name -> google.protobuf.Timestamp
-	0,  // 9: bloomery.v1.MachineFilter.statuses:type_name -> bloomery.v1.MachineStatus
-	47, // 10: bloomery.v1.MachineFilter.labels:type_name -> bloomery.v1.MachineFilter.LabelsEntry
-	8,  // 11: bloomery.v1.ListMachinesRequest.filter:type_name -> bloomery.v1.MachineFilter
-	3,  // 12: bloomery.v1.ListMachinesResponse.machines:type_name -> bloomery.v1.Machine
-	3,  // 13: bloomery.v1.GetMachineResponse.machine:type_name -> bloomery.v1.Machine
-	3,  // 14: bloomery.v1.CreateMachineRequest.machine:type_name -> bloomery.v1.Machine
-	3,  // 15: bloomery.v1.CreateMachineResponse.machine:type_name -> bloomery.v1.Machine
-	8,  // 16: bloomery.v1.WatchMachinesRequest.filter:type_name -> bloomery.v1.MachineFilter
-	3,  // 17: bloomery.v1.WatchMachinesResponse.machine:type_name -> bloomery.v1.Machine
-	3,  // 18: bloomery.v1.UpdateMachineRequest.machine:type_name -> bloomery.v1.Machine
-	50, // 19: bloomery.v1.UpdateMachineRequest.update_mask:type_name -> google.protobuf.FieldMask
-	3,  // 20: bloomery.v1.UpdateMachineResponse.machine:type_name -> bloomery.v1.Machine
-	49, // 21: bloomery.v1.InventoryVersion.taken_at:type_name -> google.protobuf.Timestamp
-	49, // 22: bloomery.v1.InventoryVersion.seen_at:type_name -> google.protobuf.Timestamp
-	48, // 23: bloomery.v1.InventoryVersion.inventory:type_name -> google.protobuf.Struct
-	21, // 24: bloomery.v1.ListInventoriesResponse.versions:type_name -> bloomery.v1.InventoryVersion
-	49, // 25: bloomery.v1.DiffInventoryRequest.from:type_name -> google.protobuf.Timestamp
-	49, // 26: bloomery.v1.DiffInventoryRequest.to:type_name -> google.protobuf.Timestamp
-	2,  // 27: bloomery.v1.InventoryChange.kind:type_name -> bloomery.v1.InventoryChange.Kind
-	49, // 28: bloomery.v1.DiffInventoryResponse.from:type_name -> google.protobuf.Timestamp
-	49, // 29: bloomery.v1.DiffInventoryResponse.to:type_name -> google.protobuf.Timestamp
-	25, // 30: bloomery.v1.DiffInventoryResponse.changes:type_name -> bloomery.v1.InventoryChange
-	8,  // 31: bloomery.v1.View.filter:type_name -> bloomery.v1.MachineFilter
-	27, // 32: bloomery.v1.SaveViewRequest.view:type_name -> bloomery.v1.View
-	27, // 33: bloomery.v1.SaveViewResponse.view:type_name -> bloomery.v1.View
-	27, // 34: bloomery.v1.ListViewsResponse.views:type_name -> bloomery.v1.View
-	51, // 35: bloomery.v1.InspectMachineResponse.job:type_name -> bloomery.v1.Job
-	52, // 36: bloomery.v1.InstallMachineRequest.spec:type_name -> bloomery.v1.InstallSpec
-	51, // 37: bloomery.v1.InstallMachineResponse.job:type_name -> bloomery.v1.Job
-	51, // 38: bloomery.v1.ReleaseMachineResponse.job:type_name -> bloomery.v1.Job
-	1,  // 39: bloomery.v1.PowerMachineRequest.operation:type_name -> bloomery.v1.PowerOperation
-	3,  // 40: bloomery.v1.LockMachineResponse.machine:type_name -> bloomery.v1.Machine
-	3,  // 41: bloomery.v1.UnlockMachineResponse.machine:type_name -> bloomery.v1.Machine
-	9,  // 42: bloomery.v1.MachineService.ListMachines:input_type -> bloomery.v1.ListMachinesRequest
-	11, // 43: bloomery.v1.MachineService.GetMachine:input_type -> bloomery.v1.GetMachineRequest
-	15, // 44: bloomery.v1.MachineService.WatchMachines:input_type -> bloomery.v1.WatchMachinesRequest
-	13, // 45: bloomery.v1.MachineService.CreateMachine:input_type -> bloomery.v1.CreateMachineRequest
-	17, // 46: bloomery.v1.MachineService.UpdateMachine:input_type -> bloomery.v1.UpdateMachineRequest
-	19, // 47: bloomery.v1.MachineService.DeleteMachine:input_type -> bloomery.v1.DeleteMachineRequest
-	22, // 48: bloomery.v1.MachineService.ListInventories:input_type -> bloomery.v1.ListInventoriesRequest
-	24, // 49: bloomery.v1.MachineService.DiffInventory:input_type -> bloomery.v1.DiffInventoryRequest
-	34, // 50: bloomery.v1.MachineService.InspectMachine:input_type -> bloomery.v1.InspectMachineRequest
-	36, // 51: bloomery.v1.MachineService.InstallMachine:input_type -> bloomery.v1.InstallMachineRequest
-	38, // 52: bloomery.v1.MachineService.ReleaseMachine:input_type -> bloomery.v1.ReleaseMachineRequest
-	40, // 53: bloomery.v1.MachineService.PowerMachine:input_type -> bloomery.v1.PowerMachineRequest
-	42, // 54: bloomery.v1.MachineService.LockMachine:input_type -> bloomery.v1.LockMachineRequest
-	44, // 55: bloomery.v1.MachineService.UnlockMachine:input_type -> bloomery.v1.UnlockMachineRequest
-	28, // 56: bloomery.v1.MachineService.SaveView:input_type -> bloomery.v1.SaveViewRequest
-	30, // 57: bloomery.v1.MachineService.ListViews:input_type -> bloomery.v1.ListViewsRequest
-	32, // 58: bloomery.v1.MachineService.DeleteView:input_type -> bloomery.v1.DeleteViewRequest
-	10, // 59: bloomery.v1.MachineService.ListMachines:output_type -> bloomery.v1.ListMachinesResponse
-	12, // 60: bloomery.v1.MachineService.GetMachine:output_type -> bloomery.v1.GetMachineResponse
-	16, // 61: bloomery.v1.MachineService.WatchMachines:output_type -> bloomery.v1.WatchMachinesResponse
-	14, // 62: bloomery.v1.MachineService.CreateMachine:output_type -> bloomery.v1.CreateMachineResponse
-	18, // 63: bloomery.v1.MachineService.UpdateMachine:output_type -> bloomery.v1.UpdateMachineResponse
-	20, // 64: bloomery.v1.MachineService.DeleteMachine:output_type -> bloomery.v1.DeleteMachineResponse
-	23, // 65: bloomery.v1.MachineService.ListInventories:output_type -> bloomery.v1.ListInventoriesResponse
-	26, // 66: bloomery.v1.MachineService.DiffInventory:output_type -> bloomery.v1.DiffInventoryResponse
-	35, // 67: bloomery.v1.MachineService.InspectMachine:output_type -> bloomery.v1.InspectMachineResponse
-	37, // 68: bloomery.v1.MachineService.InstallMachine:output_type -> bloomery.v1.InstallMachineResponse
-	39, // 69: bloomery.v1.MachineService.ReleaseMachine:output_type -> bloomery.v1.ReleaseMachineResponse
-	41, // 70: bloomery.v1.MachineService.PowerMachine:output_type -> bloomery.v1.PowerMachineResponse
-	43, // 71: bloomery.v1.MachineService.LockMachine:output_type -> bloomery.v1.LockMachineResponse
-	45, // 72: bloomery.v1.MachineService.UnlockMachine:output_type -> bloomery.v1.UnlockMachineResponse
-	29, // 73: bloomery.v1.MachineService.SaveView:output_type -> bloomery.v1.SaveViewResponse
-	31, // 74: bloomery.v1.MachineService.ListViews:output_type -> bloomery.v1.ListViewsResponse
-	33, // 75: bloomery.v1.MachineService.DeleteView:output_type -> bloomery.v1.DeleteViewResponse
-	59, // [59:76] is the sub-list for method output_type
-	42, // [42:59] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	50, // 5: bloomery.v1.Machine.inventory:type_name -> google.protobuf.Struct
+	51, // 6: bloomery.v1.Machine.created_at:type_name -> google.protobuf.Timestamp
+	51, // 7: bloomery.v1.Machine.updated_at:type_name -> google.protobuf.Timestamp
+	52, // 8: bloomery.v1.Machine.customer_disks:type_name -> bloomery.v1.DiskRef
+	51, // 9: bloomery.v1.Lock.since:type_name -> google.protobuf.Timestamp
+	0,  // 10: bloomery.v1.MachineFilter.statuses:type_name -> bloomery.v1.MachineStatus
+	49, // 11: bloomery.v1.MachineFilter.labels:type_name -> bloomery.v1.MachineFilter.LabelsEntry
+	8,  // 12: bloomery.v1.ListMachinesRequest.filter:type_name -> bloomery.v1.MachineFilter
+	3,  // 13: bloomery.v1.ListMachinesResponse.machines:type_name -> bloomery.v1.Machine
+	3,  // 14: bloomery.v1.GetMachineResponse.machine:type_name -> bloomery.v1.Machine
+	3,  // 15: bloomery.v1.CreateMachineRequest.machine:type_name -> bloomery.v1.Machine
+	3,  // 16: bloomery.v1.CreateMachineResponse.machine:type_name -> bloomery.v1.Machine
+	8,  // 17: bloomery.v1.WatchMachinesRequest.filter:type_name -> bloomery.v1.MachineFilter
+	3,  // 18: bloomery.v1.WatchMachinesResponse.machine:type_name -> bloomery.v1.Machine
+	3,  // 19: bloomery.v1.UpdateMachineRequest.machine:type_name -> bloomery.v1.Machine
+	53, // 20: bloomery.v1.UpdateMachineRequest.update_mask:type_name -> google.protobuf.FieldMask
+	3,  // 21: bloomery.v1.UpdateMachineResponse.machine:type_name -> bloomery.v1.Machine
+	51, // 22: bloomery.v1.InventoryVersion.taken_at:type_name -> google.protobuf.Timestamp
+	51, // 23: bloomery.v1.InventoryVersion.seen_at:type_name -> google.protobuf.Timestamp
+	50, // 24: bloomery.v1.InventoryVersion.inventory:type_name -> google.protobuf.Struct
+	21, // 25: bloomery.v1.ListInventoriesResponse.versions:type_name -> bloomery.v1.InventoryVersion
+	51, // 26: bloomery.v1.DiffInventoryRequest.from:type_name -> google.protobuf.Timestamp
+	51, // 27: bloomery.v1.DiffInventoryRequest.to:type_name -> google.protobuf.Timestamp
+	2,  // 28: bloomery.v1.InventoryChange.kind:type_name -> bloomery.v1.InventoryChange.Kind
+	51, // 29: bloomery.v1.DiffInventoryResponse.from:type_name -> google.protobuf.Timestamp
+	51, // 30: bloomery.v1.DiffInventoryResponse.to:type_name -> google.protobuf.Timestamp
+	25, // 31: bloomery.v1.DiffInventoryResponse.changes:type_name -> bloomery.v1.InventoryChange
+	8,  // 32: bloomery.v1.View.filter:type_name -> bloomery.v1.MachineFilter
+	27, // 33: bloomery.v1.SaveViewRequest.view:type_name -> bloomery.v1.View
+	27, // 34: bloomery.v1.SaveViewResponse.view:type_name -> bloomery.v1.View
+	27, // 35: bloomery.v1.ListViewsResponse.views:type_name -> bloomery.v1.View
+	54, // 36: bloomery.v1.InspectMachineResponse.job:type_name -> bloomery.v1.Job
+	55, // 37: bloomery.v1.InstallMachineRequest.spec:type_name -> bloomery.v1.InstallSpec
+	54, // 38: bloomery.v1.InstallMachineResponse.job:type_name -> bloomery.v1.Job
+	55, // 39: bloomery.v1.PlanInstallRequest.spec:type_name -> bloomery.v1.InstallSpec
+	56, // 40: bloomery.v1.PlanInstallResponse.steps:type_name -> bloomery.v1.Step
+	54, // 41: bloomery.v1.ReleaseMachineResponse.job:type_name -> bloomery.v1.Job
+	1,  // 42: bloomery.v1.PowerMachineRequest.operation:type_name -> bloomery.v1.PowerOperation
+	3,  // 43: bloomery.v1.LockMachineResponse.machine:type_name -> bloomery.v1.Machine
+	3,  // 44: bloomery.v1.UnlockMachineResponse.machine:type_name -> bloomery.v1.Machine
+	9,  // 45: bloomery.v1.MachineService.ListMachines:input_type -> bloomery.v1.ListMachinesRequest
+	11, // 46: bloomery.v1.MachineService.GetMachine:input_type -> bloomery.v1.GetMachineRequest
+	15, // 47: bloomery.v1.MachineService.WatchMachines:input_type -> bloomery.v1.WatchMachinesRequest
+	13, // 48: bloomery.v1.MachineService.CreateMachine:input_type -> bloomery.v1.CreateMachineRequest
+	17, // 49: bloomery.v1.MachineService.UpdateMachine:input_type -> bloomery.v1.UpdateMachineRequest
+	19, // 50: bloomery.v1.MachineService.DeleteMachine:input_type -> bloomery.v1.DeleteMachineRequest
+	22, // 51: bloomery.v1.MachineService.ListInventories:input_type -> bloomery.v1.ListInventoriesRequest
+	24, // 52: bloomery.v1.MachineService.DiffInventory:input_type -> bloomery.v1.DiffInventoryRequest
+	34, // 53: bloomery.v1.MachineService.InspectMachine:input_type -> bloomery.v1.InspectMachineRequest
+	36, // 54: bloomery.v1.MachineService.InstallMachine:input_type -> bloomery.v1.InstallMachineRequest
+	38, // 55: bloomery.v1.MachineService.PlanInstall:input_type -> bloomery.v1.PlanInstallRequest
+	40, // 56: bloomery.v1.MachineService.ReleaseMachine:input_type -> bloomery.v1.ReleaseMachineRequest
+	42, // 57: bloomery.v1.MachineService.PowerMachine:input_type -> bloomery.v1.PowerMachineRequest
+	44, // 58: bloomery.v1.MachineService.LockMachine:input_type -> bloomery.v1.LockMachineRequest
+	46, // 59: bloomery.v1.MachineService.UnlockMachine:input_type -> bloomery.v1.UnlockMachineRequest
+	28, // 60: bloomery.v1.MachineService.SaveView:input_type -> bloomery.v1.SaveViewRequest
+	30, // 61: bloomery.v1.MachineService.ListViews:input_type -> bloomery.v1.ListViewsRequest
+	32, // 62: bloomery.v1.MachineService.DeleteView:input_type -> bloomery.v1.DeleteViewRequest
+	10, // 63: bloomery.v1.MachineService.ListMachines:output_type -> bloomery.v1.ListMachinesResponse
+	12, // 64: bloomery.v1.MachineService.GetMachine:output_type -> bloomery.v1.GetMachineResponse
+	16, // 65: bloomery.v1.MachineService.WatchMachines:output_type -> bloomery.v1.WatchMachinesResponse
+	14, // 66: bloomery.v1.MachineService.CreateMachine:output_type -> bloomery.v1.CreateMachineResponse
+	18, // 67: bloomery.v1.MachineService.UpdateMachine:output_type -> bloomery.v1.UpdateMachineResponse
+	20, // 68: bloomery.v1.MachineService.DeleteMachine:output_type -> bloomery.v1.DeleteMachineResponse
+	23, // 69: bloomery.v1.MachineService.ListInventories:output_type -> bloomery.v1.ListInventoriesResponse
+	26, // 70: bloomery.v1.MachineService.DiffInventory:output_type -> bloomery.v1.DiffInventoryResponse
+	35, // 71: bloomery.v1.MachineService.InspectMachine:output_type -> bloomery.v1.InspectMachineResponse
+	37, // 72: bloomery.v1.MachineService.InstallMachine:output_type -> bloomery.v1.InstallMachineResponse
+	39, // 73: bloomery.v1.MachineService.PlanInstall:output_type -> bloomery.v1.PlanInstallResponse
+	41, // 74: bloomery.v1.MachineService.ReleaseMachine:output_type -> bloomery.v1.ReleaseMachineResponse
+	43, // 75: bloomery.v1.MachineService.PowerMachine:output_type -> bloomery.v1.PowerMachineResponse
+	45, // 76: bloomery.v1.MachineService.LockMachine:output_type -> bloomery.v1.LockMachineResponse
+	47, // 77: bloomery.v1.MachineService.UnlockMachine:output_type -> bloomery.v1.UnlockMachineResponse
+	29, // 78: bloomery.v1.MachineService.SaveView:output_type -> bloomery.v1.SaveViewResponse
+	31, // 79: bloomery.v1.MachineService.ListViews:output_type -> bloomery.v1.ListViewsResponse
+	33, // 80: bloomery.v1.MachineService.DeleteView:output_type -> bloomery.v1.DeleteViewResponse
+	63, // [63:81] is the sub-list for method output_type
+	45, // [45:63] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_bloomery_v1_machine_proto_init() }
@@ -3193,7 +3325,7 @@ func file_bloomery_v1_machine_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bloomery_v1_machine_proto_rawDesc), len(file_bloomery_v1_machine_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   45,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

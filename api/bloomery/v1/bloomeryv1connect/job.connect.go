@@ -41,6 +41,8 @@ const (
 	JobServiceWatchJobProcedure = "/bloomery.v1.JobService/WatchJob"
 	// JobServiceCancelJobProcedure is the fully-qualified name of the JobService's CancelJob RPC.
 	JobServiceCancelJobProcedure = "/bloomery.v1.JobService/CancelJob"
+	// JobServiceGetJobPlanProcedure is the fully-qualified name of the JobService's GetJobPlan RPC.
+	JobServiceGetJobPlanProcedure = "/bloomery.v1.JobService/GetJobPlan"
 )
 
 // JobServiceClient is a client for the bloomery.v1.JobService service.
@@ -52,6 +54,8 @@ type JobServiceClient interface {
 	WatchJob(context.Context, *connect.Request[v1.WatchJobRequest]) (*connect.ServerStreamForClient[v1.WatchJobResponse], error)
 	// CancelJob ends a job before its next step; a step that destroys data is finished first.
 	CancelJob(context.Context, *connect.Request[v1.CancelJobRequest]) (*connect.Response[v1.CancelJobResponse], error)
+	// GetJobPlan returns what an install with a layout makes of the machine's disks; FAILED_PRECONDITION for a job without one. It holds no secrets.
+	GetJobPlan(context.Context, *connect.Request[v1.GetJobPlanRequest]) (*connect.Response[v1.GetJobPlanResponse], error)
 }
 
 // NewJobServiceClient constructs a client for the bloomery.v1.JobService service. By default, it
@@ -89,15 +93,22 @@ func NewJobServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(jobServiceMethods.ByName("CancelJob")),
 			connect.WithClientOptions(opts...),
 		),
+		getJobPlan: connect.NewClient[v1.GetJobPlanRequest, v1.GetJobPlanResponse](
+			httpClient,
+			baseURL+JobServiceGetJobPlanProcedure,
+			connect.WithSchema(jobServiceMethods.ByName("GetJobPlan")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // jobServiceClient implements JobServiceClient.
 type jobServiceClient struct {
-	listJobs  *connect.Client[v1.ListJobsRequest, v1.ListJobsResponse]
-	getJob    *connect.Client[v1.GetJobRequest, v1.GetJobResponse]
-	watchJob  *connect.Client[v1.WatchJobRequest, v1.WatchJobResponse]
-	cancelJob *connect.Client[v1.CancelJobRequest, v1.CancelJobResponse]
+	listJobs   *connect.Client[v1.ListJobsRequest, v1.ListJobsResponse]
+	getJob     *connect.Client[v1.GetJobRequest, v1.GetJobResponse]
+	watchJob   *connect.Client[v1.WatchJobRequest, v1.WatchJobResponse]
+	cancelJob  *connect.Client[v1.CancelJobRequest, v1.CancelJobResponse]
+	getJobPlan *connect.Client[v1.GetJobPlanRequest, v1.GetJobPlanResponse]
 }
 
 // ListJobs calls bloomery.v1.JobService.ListJobs.
@@ -120,6 +131,11 @@ func (c *jobServiceClient) CancelJob(ctx context.Context, req *connect.Request[v
 	return c.cancelJob.CallUnary(ctx, req)
 }
 
+// GetJobPlan calls bloomery.v1.JobService.GetJobPlan.
+func (c *jobServiceClient) GetJobPlan(ctx context.Context, req *connect.Request[v1.GetJobPlanRequest]) (*connect.Response[v1.GetJobPlanResponse], error) {
+	return c.getJobPlan.CallUnary(ctx, req)
+}
+
 // JobServiceHandler is an implementation of the bloomery.v1.JobService service.
 type JobServiceHandler interface {
 	// ListJobs returns jobs, newest first.
@@ -129,6 +145,8 @@ type JobServiceHandler interface {
 	WatchJob(context.Context, *connect.Request[v1.WatchJobRequest], *connect.ServerStream[v1.WatchJobResponse]) error
 	// CancelJob ends a job before its next step; a step that destroys data is finished first.
 	CancelJob(context.Context, *connect.Request[v1.CancelJobRequest]) (*connect.Response[v1.CancelJobResponse], error)
+	// GetJobPlan returns what an install with a layout makes of the machine's disks; FAILED_PRECONDITION for a job without one. It holds no secrets.
+	GetJobPlan(context.Context, *connect.Request[v1.GetJobPlanRequest]) (*connect.Response[v1.GetJobPlanResponse], error)
 }
 
 // NewJobServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -162,6 +180,12 @@ func NewJobServiceHandler(svc JobServiceHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(jobServiceMethods.ByName("CancelJob")),
 		connect.WithHandlerOptions(opts...),
 	)
+	jobServiceGetJobPlanHandler := connect.NewUnaryHandler(
+		JobServiceGetJobPlanProcedure,
+		svc.GetJobPlan,
+		connect.WithSchema(jobServiceMethods.ByName("GetJobPlan")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/bloomery.v1.JobService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case JobServiceListJobsProcedure:
@@ -172,6 +196,8 @@ func NewJobServiceHandler(svc JobServiceHandler, opts ...connect.HandlerOption) 
 			jobServiceWatchJobHandler.ServeHTTP(w, r)
 		case JobServiceCancelJobProcedure:
 			jobServiceCancelJobHandler.ServeHTTP(w, r)
+		case JobServiceGetJobPlanProcedure:
+			jobServiceGetJobPlanHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -195,4 +221,8 @@ func (UnimplementedJobServiceHandler) WatchJob(context.Context, *connect.Request
 
 func (UnimplementedJobServiceHandler) CancelJob(context.Context, *connect.Request[v1.CancelJobRequest]) (*connect.Response[v1.CancelJobResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.JobService.CancelJob is not implemented"))
+}
+
+func (UnimplementedJobServiceHandler) GetJobPlan(context.Context, *connect.Request[v1.GetJobPlanRequest]) (*connect.Response[v1.GetJobPlanResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.JobService.GetJobPlan is not implemented"))
 }

@@ -64,6 +64,9 @@ const (
 	// MachineServiceInstallMachineProcedure is the fully-qualified name of the MachineService's
 	// InstallMachine RPC.
 	MachineServiceInstallMachineProcedure = "/bloomery.v1.MachineService/InstallMachine"
+	// MachineServicePlanInstallProcedure is the fully-qualified name of the MachineService's
+	// PlanInstall RPC.
+	MachineServicePlanInstallProcedure = "/bloomery.v1.MachineService/PlanInstall"
 	// MachineServiceReleaseMachineProcedure is the fully-qualified name of the MachineService's
 	// ReleaseMachine RPC.
 	MachineServiceReleaseMachineProcedure = "/bloomery.v1.MachineService/ReleaseMachine"
@@ -108,6 +111,8 @@ type MachineServiceClient interface {
 	InspectMachine(context.Context, *connect.Request[v1.InspectMachineRequest]) (*connect.Response[v1.InspectMachineResponse], error)
 	// InstallMachine validates the whole request, then starts an install job.
 	InstallMachine(context.Context, *connect.Request[v1.InstallMachineRequest]) (*connect.Response[v1.InstallMachineResponse], error)
+	// PlanInstall validates an install and returns what it would do. It touches neither the machine nor the record.
+	PlanInstall(context.Context, *connect.Request[v1.PlanInstallRequest]) (*connect.Response[v1.PlanInstallResponse], error)
 	// ReleaseMachine takes a running machine back: port to provisioning, disks wiped, status available.
 	ReleaseMachine(context.Context, *connect.Request[v1.ReleaseMachineRequest]) (*connect.Response[v1.ReleaseMachineResponse], error)
 	// PowerMachine switches a machine's power through its BMC. FAILED_PRECONDITION while a job drives the machine.
@@ -194,6 +199,12 @@ func NewMachineServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(machineServiceMethods.ByName("InstallMachine")),
 			connect.WithClientOptions(opts...),
 		),
+		planInstall: connect.NewClient[v1.PlanInstallRequest, v1.PlanInstallResponse](
+			httpClient,
+			baseURL+MachineServicePlanInstallProcedure,
+			connect.WithSchema(machineServiceMethods.ByName("PlanInstall")),
+			connect.WithClientOptions(opts...),
+		),
 		releaseMachine: connect.NewClient[v1.ReleaseMachineRequest, v1.ReleaseMachineResponse](
 			httpClient,
 			baseURL+MachineServiceReleaseMachineProcedure,
@@ -251,6 +262,7 @@ type machineServiceClient struct {
 	diffInventory   *connect.Client[v1.DiffInventoryRequest, v1.DiffInventoryResponse]
 	inspectMachine  *connect.Client[v1.InspectMachineRequest, v1.InspectMachineResponse]
 	installMachine  *connect.Client[v1.InstallMachineRequest, v1.InstallMachineResponse]
+	planInstall     *connect.Client[v1.PlanInstallRequest, v1.PlanInstallResponse]
 	releaseMachine  *connect.Client[v1.ReleaseMachineRequest, v1.ReleaseMachineResponse]
 	powerMachine    *connect.Client[v1.PowerMachineRequest, v1.PowerMachineResponse]
 	lockMachine     *connect.Client[v1.LockMachineRequest, v1.LockMachineResponse]
@@ -310,6 +322,11 @@ func (c *machineServiceClient) InstallMachine(ctx context.Context, req *connect.
 	return c.installMachine.CallUnary(ctx, req)
 }
 
+// PlanInstall calls bloomery.v1.MachineService.PlanInstall.
+func (c *machineServiceClient) PlanInstall(ctx context.Context, req *connect.Request[v1.PlanInstallRequest]) (*connect.Response[v1.PlanInstallResponse], error) {
+	return c.planInstall.CallUnary(ctx, req)
+}
+
 // ReleaseMachine calls bloomery.v1.MachineService.ReleaseMachine.
 func (c *machineServiceClient) ReleaseMachine(ctx context.Context, req *connect.Request[v1.ReleaseMachineRequest]) (*connect.Response[v1.ReleaseMachineResponse], error) {
 	return c.releaseMachine.CallUnary(ctx, req)
@@ -367,6 +384,8 @@ type MachineServiceHandler interface {
 	InspectMachine(context.Context, *connect.Request[v1.InspectMachineRequest]) (*connect.Response[v1.InspectMachineResponse], error)
 	// InstallMachine validates the whole request, then starts an install job.
 	InstallMachine(context.Context, *connect.Request[v1.InstallMachineRequest]) (*connect.Response[v1.InstallMachineResponse], error)
+	// PlanInstall validates an install and returns what it would do. It touches neither the machine nor the record.
+	PlanInstall(context.Context, *connect.Request[v1.PlanInstallRequest]) (*connect.Response[v1.PlanInstallResponse], error)
 	// ReleaseMachine takes a running machine back: port to provisioning, disks wiped, status available.
 	ReleaseMachine(context.Context, *connect.Request[v1.ReleaseMachineRequest]) (*connect.Response[v1.ReleaseMachineResponse], error)
 	// PowerMachine switches a machine's power through its BMC. FAILED_PRECONDITION while a job drives the machine.
@@ -449,6 +468,12 @@ func NewMachineServiceHandler(svc MachineServiceHandler, opts ...connect.Handler
 		connect.WithSchema(machineServiceMethods.ByName("InstallMachine")),
 		connect.WithHandlerOptions(opts...),
 	)
+	machineServicePlanInstallHandler := connect.NewUnaryHandler(
+		MachineServicePlanInstallProcedure,
+		svc.PlanInstall,
+		connect.WithSchema(machineServiceMethods.ByName("PlanInstall")),
+		connect.WithHandlerOptions(opts...),
+	)
 	machineServiceReleaseMachineHandler := connect.NewUnaryHandler(
 		MachineServiceReleaseMachineProcedure,
 		svc.ReleaseMachine,
@@ -513,6 +538,8 @@ func NewMachineServiceHandler(svc MachineServiceHandler, opts ...connect.Handler
 			machineServiceInspectMachineHandler.ServeHTTP(w, r)
 		case MachineServiceInstallMachineProcedure:
 			machineServiceInstallMachineHandler.ServeHTTP(w, r)
+		case MachineServicePlanInstallProcedure:
+			machineServicePlanInstallHandler.ServeHTTP(w, r)
 		case MachineServiceReleaseMachineProcedure:
 			machineServiceReleaseMachineHandler.ServeHTTP(w, r)
 		case MachineServicePowerMachineProcedure:
@@ -574,6 +601,10 @@ func (UnimplementedMachineServiceHandler) InspectMachine(context.Context, *conne
 
 func (UnimplementedMachineServiceHandler) InstallMachine(context.Context, *connect.Request[v1.InstallMachineRequest]) (*connect.Response[v1.InstallMachineResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.MachineService.InstallMachine is not implemented"))
+}
+
+func (UnimplementedMachineServiceHandler) PlanInstall(context.Context, *connect.Request[v1.PlanInstallRequest]) (*connect.Response[v1.PlanInstallResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.MachineService.PlanInstall is not implemented"))
 }
 
 func (UnimplementedMachineServiceHandler) ReleaseMachine(context.Context, *connect.Request[v1.ReleaseMachineRequest]) (*connect.Response[v1.ReleaseMachineResponse], error) {
