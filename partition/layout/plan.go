@@ -139,6 +139,8 @@ type VolumePlan struct {
 	StripeBytes int64 `json:"stripe_bytes,omitempty"`
 	// Pool is the name of a thin volume's pool in the same group. Pools stand before their volumes.
 	Pool string `json:"pool,omitempty"`
+	// MetadataBytes is the size of a thin pool's metadata, beside SizeBytes; the group keeps a spare as large as its largest pool's.
+	MetadataBytes int64 `json:"metadata_bytes,omitempty"`
 }
 
 // Formats of filesystems; swap counts as one.
