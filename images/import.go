@@ -33,7 +33,7 @@ type ImportOptions struct {
 	Created time.Time
 	// Key signs the manifest when it is set. Without it there is no signature file yet: see Sign.
 	Key *PrivateKey
-	// MaxSize is the most bytes of disk to accept; DefaultMaxImportSize when 0.
+	// MaxSize is the most bytes of disk to accept, and about the most that is kept in a temporary file beside Out; DefaultMaxImportSize when 0.
 	MaxSize int64
 	// Workers compress in parallel; 2 when 0.
 	Workers int
@@ -41,8 +41,9 @@ type ImportOptions struct {
 	Progress func(in, disk int64)
 }
 
-// Import turns a disk file, raw or compressed as .zst, .gz or .xz (found by its first bytes), into an image in the folder
-// options.Out. It streams with bounded memory. The folder appears complete or not at all.
+// Import turns a disk file, raw or qcow2, plain or compressed as .zst, .gz, .xz or .bz2 (found by its first bytes), into an image in the
+// folder options.Out. It streams with bounded memory; a qcow2 that is no file of its own is first copied to one beside the folder, since it
+// is read here and there. The folder appears complete or not at all.
 func Import(ctx context.Context, r io.Reader, options ImportOptions) (*Manifest, error) {
 	m, err := importTo(ctx, r, options, diskInput{})
 	if err != nil {
@@ -54,8 +55,9 @@ func Import(ctx context.Context, r io.Reader, options ImportOptions) (*Manifest,
 // input is what one kind of image is made of.
 type input interface {
 	kind() string
-	// open gives the bytes that the frames hold. What it starts belongs to the group.
-	open(ctx context.Context, group *errgroup.Group, r io.Reader) (*diskReader, error)
+	// open gives the bytes that the frames hold, of which there may be limit. What it starts belongs to the group; folder takes its
+	// temporary files.
+	open(ctx context.Context, group *errgroup.Group, r io.Reader, folder string, limit int64) (*diskReader, error)
 }
 
 // diskInput is a disk file: its bytes are the disk's.
@@ -63,8 +65,8 @@ type diskInput struct{}
 
 func (diskInput) kind() string { return KindDisk }
 
-func (diskInput) open(_ context.Context, _ *errgroup.Group, r io.Reader) (*diskReader, error) {
-	return decompress(r)
+func (diskInput) open(ctx context.Context, _ *errgroup.Group, r io.Reader, folder string, limit int64) (*diskReader, error) {
+	return openDisk(ctx, r, folder, limit)
 }
 
 func importTo(ctx context.Context, r io.Reader, options ImportOptions, from input) (m *Manifest, err error) {
@@ -101,7 +103,7 @@ func importTo(ctx context.Context, r io.Reader, options ImportOptions, from inpu
 		Format: Format, Name: options.Name, Kind: from.kind(), SectorSize: SectorSize, FrameSize: FrameSize,
 		Created: options.Created.UTC().Truncate(time.Second), OS: options.OS, Boot: options.Boot,
 	}
-	if err := writeData(ctx, r, filepath.Join(temp, DataFile), m, options, from); err != nil {
+	if err := writeData(ctx, r, temp, m, options, from); err != nil {
 		return nil, err
 	}
 	manifest, err := m.Encode()
@@ -126,12 +128,12 @@ func importTo(ctx context.Context, r io.Reader, options ImportOptions, from inpu
 	return m, syncDir(parent)
 }
 
-func writeData(ctx context.Context, r io.Reader, path string, m *Manifest, options ImportOptions, from input) error {
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+func writeData(ctx context.Context, r io.Reader, folder string, m *Manifest, options ImportOptions, from input) error {
+	file, err := os.OpenFile(filepath.Join(folder, DataFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err
 	}
-	err = compressFrames(ctx, r, file, m, options, from)
+	err = compressFrames(ctx, r, file, folder, m, options, from)
 	if err == nil {
 		err = file.Sync()
 	}
@@ -151,7 +153,7 @@ type importFrame struct {
 
 // compressFrames reads, compresses in parallel and writes in order: every frame enters both the workers' queue and the
 // writer's, whose length bounds the memory.
-func compressFrames(ctx context.Context, r io.Reader, w io.Writer, m *Manifest, options ImportOptions, from input) error {
+func compressFrames(ctx context.Context, r io.Reader, w io.Writer, folder string, m *Manifest, options ImportOptions, from input) error {
 	group, ctx := errgroup.WithContext(ctx)
 	work := make(chan *importFrame)
 	ordered := make(chan *importFrame, options.Workers)
@@ -159,14 +161,13 @@ func compressFrames(ctx context.Context, r io.Reader, w io.Writer, m *Manifest, 
 	group.Go(func() error {
 		defer close(work)
 		defer close(ordered)
-		counted := &countingReader{ctx: ctx, r: r}
-		disk, err := from.open(ctx, group, counted)
+		disk, err := from.open(ctx, group, r, folder, options.MaxSize)
 		if err != nil {
 			return err
 		}
 		defer disk.Close()
 		// A rootfs is read from its beginning to its end: runs of zeros are no different to it.
-		return readFrames(ctx, counted, disk, work, ordered, options.MaxSize, from.kind() == KindDisk)
+		return readFrames(ctx, disk, work, ordered, options.MaxSize, from.kind() == KindDisk)
 	})
 	for range options.Workers {
 		group.Go(func() error {
@@ -188,7 +189,7 @@ func compressFrames(ctx context.Context, r io.Reader, w io.Writer, m *Manifest, 
 	return group.Wait()
 }
 
-func readFrames(ctx context.Context, counted *countingReader, disk *diskReader, work, ordered chan<- *importFrame, limit int64, zeroRuns bool) error {
+func readFrames(ctx context.Context, disk *diskReader, work, ordered chan<- *importFrame, limit int64, zeroRuns bool) error {
 	zeros := make([]byte, FrameSize)
 	var buffer []byte
 	for offset := int64(0); ; {
@@ -198,16 +199,19 @@ func readFrames(ctx context.Context, counted *countingReader, disk *diskReader, 
 		n, err := io.ReadFull(disk, buffer)
 		ended := err == io.EOF || err == io.ErrUnexpectedEOF && disk.ended()
 		if err != nil && !ended {
-			return fmt.Errorf("reading %s input at byte %d of the disk: %w", disk.kind, offset+int64(n), err)
+			return fmt.Errorf("reading %s input at its byte %d, byte %d of the disk: %w", disk.kind, disk.consumed(), offset+int64(n), err)
 		}
 		if offset+int64(n) > limit {
 			return fmt.Errorf("reading %s input: the disk goes on at byte %d, the limit", disk.kind, limit)
+		}
+		if ended && n >= SectorSize && bytes.HasPrefix(buffer[n-SectorSize:n], []byte(vhdCookie)) {
+			return refusedFormat("VHD")
 		}
 		if n%SectorSize != 0 {
 			return fmt.Errorf("reading %s input: the disk has %d bytes: size not a multiple of %d", disk.kind, offset+int64(n), SectorSize)
 		}
 		if n > 0 {
-			f := &importFrame{offset: offset, length: int64(n), in: counted.n.Load(), done: make(chan struct{})}
+			f := &importFrame{offset: offset, length: int64(n), in: disk.consumed(), done: make(chan struct{})}
 			if zeroRuns && bytes.Equal(buffer[:n], zeros[:n]) {
 				f.frame = Frame{Offset: offset, Length: int64(n), Zero: true}
 				close(f.done)

@@ -34,8 +34,8 @@ type rootfsInput struct{ boot Boot }
 
 func (rootfsInput) kind() string { return KindRootfs }
 
-func (in rootfsInput) open(ctx context.Context, group *errgroup.Group, r io.Reader) (*diskReader, error) {
-	archive, err := decompress(r)
+func (in rootfsInput) open(ctx context.Context, group *errgroup.Group, r io.Reader, _ string, _ int64) (*diskReader, error) {
+	archive, err := decompress(&countingReader{ctx: ctx, r: r})
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +46,7 @@ func (in rootfsInput) open(ctx context.Context, group *errgroup.Group, r io.Read
 		// The frames' reader gives the error; nil is its end of file.
 		return writer.CloseWithError(err)
 	})
-	return &diskReader{kind: archive.kind + " tar", r: reader, close: func() { _ = reader.Close() }}, nil
+	return &diskReader{kind: archive.kind + " tar", r: reader, close: func() { _ = reader.Close() }, consumed: archive.consumed}, nil
 }
 
 // tarBlock is the size of a header and what everything is padded to (POSIX.1-2017, pax, ustar interchange format).

@@ -25,13 +25,13 @@ func newImageAdd(set *settings) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add NAME FILE",
 		Short: "Convert a disk image, sign it with the rack's key and store it at the coordinator",
-		Long: `FILE is a raw disk, or a tar archive of a root file system for custom layouts ("kind": "rootfs" in its meta file), each
-plain or compressed as .zst, .gz or .xz, or a folder that "bloomery image convert" made.
+		Long: `FILE is a disk, raw or qcow2, or a tar archive of a root file system for custom layouts ("kind": "rootfs" in its meta file), each
+plain or compressed as .zst, .gz, .xz or .bz2, or a folder that "bloomery image convert" made.
 What it holds (system, root partition, loader) is read from FILE.meta.json or --meta.
 
 Conversion and signing happen here: the coordinator never has the signing key.`,
 		Example: `  bloomery image add debian-12 out/images/debian-12.raw
-  bloomery image add ubuntu-24.04 noble.raw.xz --meta noble.meta.json`,
+  bloomery image add ubuntu-24.04 noble.qcow2 --meta noble.meta.json`,
 		Args: exactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, source := args[0], args[1]
