@@ -69,15 +69,8 @@ func TestNoShellOnConsole(t *testing.T) {
 // TestRealBuildIsReproducible builds the full image twice without a cache and checks the size goal.
 func TestRealBuildIsReproducible(t *testing.T) {
 	_, first := probeImage(t)
-	sysroot := realSysroot(t)
-	probe := t.TempDir() + "/toolprobe"
-	if err := goBuild(t.Context(), "", "./testdata/toolprobe", probe); err != nil {
-		t.Fatal(err)
-	}
 	base := t.TempDir()
-	if _, err := BuildBase(t.Context(), Options{Sysroot: sysroot, AgentBinary: probe, Out: base}); err != nil {
-		t.Fatal(err)
-	}
+	buildProbe(t, realSysroot(t), base)
 	second, err := Assemble(t.Context(), AssembleOptions{Base: base, Config: []byte(`{"probe":true}`), Out: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
