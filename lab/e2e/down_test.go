@@ -16,7 +16,7 @@ import (
 
 // TestDownAfterKillingEverything kills every process of a rack and shows that "lab down" leaves nothing of it.
 func TestDownAfterKillingEverything(t *testing.T) {
-	r := newRack(t, oneMachine)
+	r := newRack(t, oneMachine("e2e-down"))
 	r.do("machine", "power", "m1", "on")
 	before := processesOf(r.stateDir)
 	if len(before) < 3 {
@@ -31,9 +31,9 @@ func TestDownAfterKillingEverything(t *testing.T) {
 	if left := processesOf(r.stateDir); len(left) > 0 {
 		t.Errorf("processes %v are left", left)
 	}
-	for _, name := range []string{"bloomery-e2e", "bloomery-e2e-oob", "bloomery-e2e-customer-a"} {
-		if netns.Exists(name) {
-			t.Errorf("network namespace %s is left", name)
+	for _, part := range []string{"", "-oob", "-customer-a"} {
+		if netns.Exists(r.namespace(part)) {
+			t.Errorf("network namespace %s is left", r.namespace(part))
 		}
 	}
 	if _, err := os.Stat(r.stateDir); !os.IsNotExist(err) {

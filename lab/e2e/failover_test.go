@@ -22,7 +22,7 @@ import (
 
 // Three coordinators and one machine.
 const threeCoordinators = `
-name: e2e
+name: e2e-leader
 coordinators: 3
 machines:
   - name: m1

@@ -54,11 +54,14 @@ func outside(ctx context.Context, words []string) error {
 	return fmt.Errorf("outside knows no %q", words[0])
 }
 
-// inNamespace runs outside in a namespace.
-func (r *rack) inNamespace(namespace string, words ...string) error {
+// namespace is one of the rack's network namespaces: "" is the first coordinator's.
+func (r *rack) namespace(part string) string { return "bloomery-" + r.name + part }
+
+// inNamespace runs outside in one of the rack's namespaces.
+func (r *rack) inNamespace(part string, words ...string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", namespace, os.Args[0])
+	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", r.namespace(part), os.Args[0])
 	cmd.Env = append(os.Environ(), outsideEnv+"="+strings.Join(words, " "))
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -70,7 +73,7 @@ func (r *rack) inNamespace(namespace string, words ...string) error {
 // setPortVLAN moves a switch port by hand.
 func (r *rack) setPortVLAN(port string, vlan int) {
 	r.t.Helper()
-	if err := r.inNamespace("bloomery-e2e", "vlan", r.stateDir, port, strconv.Itoa(vlan)); err != nil {
+	if err := r.inNamespace("", "vlan", r.stateDir, port, strconv.Itoa(vlan)); err != nil {
 		r.t.Fatalf("set VLAN of %s by hand: %v", port, err)
 	}
 }
@@ -78,7 +81,7 @@ func (r *rack) setPortVLAN(port string, vlan int) {
 // bmcNetboot resets a machine into its firmware's network boot.
 func (r *rack) bmcNetboot(machine string) {
 	r.t.Helper()
-	if err := r.inNamespace("bloomery-e2e", "netboot", r.stateDir, machine); err != nil {
+	if err := r.inNamespace("", "netboot", r.stateDir, machine); err != nil {
 		r.t.Fatalf("netboot %s by its BMC: %v", machine, err)
 	}
 }

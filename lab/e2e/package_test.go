@@ -31,6 +31,8 @@ func TestPackage(t *testing.T) {
 			t.Fatalf("make test has not built what this needs: %v", err)
 		}
 	}
+	t.Parallel()
+	takeTurn(t, 0, 1)
 	dir := t.TempDir()
 	packages := filepath.Join(dir, "packages")
 	for _, version := range []string{"1", "2"} {

@@ -11,11 +11,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"bloomery/lab"
 )
 
 // rack is a virtual rack of one test and the command line that drives it.
 type rack struct {
 	t        *testing.T
+	name     string
 	out      string // where make puts what it builds
 	stateDir string
 	key      string // customer's private SSH key
@@ -42,10 +45,18 @@ func needRack(t *testing.T) string {
 	return out
 }
 
-// newRack brings a rack up from a description and takes it down when the test ends.
+// newRack brings a rack up from a description and takes it down when the test ends. The test runs beside others, so that racks' names must
+// differ, and keeps one of its machines on at a time.
 func newRack(t *testing.T, description string) *rack {
 	t.Helper()
 	r := &rack{t: t, out: needRack(t)}
+	t.Parallel()
+	config, err := lab.ParseConfig([]byte(description))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.name = config.Name
+	takeTurn(t, 1, 1)
 	// Not t.TempDir(): its long name would not leave room for unix sockets.
 	dir, err := os.MkdirTemp("", "ble2e")
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 
 // m1 has a disk that the image does not fit on and one that it does; m2's record names m3's switch port.
 const refusingRack = `
-name: e2e
+name: e2e-refusals
 machines:
   - name: m1
     disks: [{bus: nvme, size: 1GiB, serial: E2ESMALL}, {bus: virtio, size: 4GiB, serial: E2EDATA}]
@@ -30,7 +30,7 @@ func TestRefusals(t *testing.T) {
 
 	t.Run("strangers", func(t *testing.T) {
 		r.t = t
-		if err := r.inNamespace("bloomery-e2e", "strangers", r.stateDir); err != nil {
+		if err := r.inNamespace("", "strangers", r.stateDir); err != nil {
 			t.Error(err)
 		}
 		kinds := map[string]bool{}
