@@ -4,13 +4,8 @@
 set -eu
 
 packages='
-<<<<<<< HEAD
-binutils ca-certificates cpio dosfstools e2fsprogs gcc gdisk iproute2 kmod libc6-dev make mmdebstrap mtools
-openssh-client ovmf qemu-system-x86 qemu-utils swtpm systemd-boot-efi util-linux xz-utils zstd
-=======
 binutils bzip2 ca-certificates cpio dosfstools e2fsprogs gcc gdisk iproute2 kmod libc6-dev make mmdebstrap mtools
-openssh-client ovmf qemu-system-x86 qemu-utils systemd-boot-efi util-linux xz-utils zstd
->>>>>>> 28d263f (Import qcow2 and bzip2 images, and stop decompression bombs)
+openssh-client ovmf qemu-system-x86 qemu-utils swtpm systemd-boot-efi util-linux xz-utils zstd
 golang-github-canonical-go-dqlite-dev libdqlite-dev libsqlite3-dev pkg-config python3 sqlite3
 '
 
