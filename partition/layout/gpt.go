@@ -97,3 +97,13 @@ func firstUsable(sector int64) int64 { return 2*sector + roundUp(entriesBytes, s
 func usableEnd(size, sector int64) int64 {
 	return roundDown(size, sector) - sector - roundUp(entriesBytes, sector)
 }
+
+// typeName is a type's name, or its GUID when it has none.
+func typeName(guid string) string {
+	for _, t := range partitionTypes() {
+		if t.guid == guid {
+			return t.name
+		}
+	}
+	return guid
+}

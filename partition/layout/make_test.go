@@ -127,3 +127,12 @@ func TestUnknownDisk(t *testing.T) {
 	_, err := MakePlan(l, twoNVMe(), uefi())
 	wantProblem(t, err, "disks[0].select", ReasonDiskNotFound, "3 disk(s) wanted, 2 match; it has nvme0n1 (serial S64GNS0T000001) nvme 1.7 TiB")
 }
+
+// disk is one of the machine's disks with other traits than the first of twoNVMe.
+func disk(name string, size int64, change ...func(*Disk)) Disk {
+	d := Disk{Name: name, Serial: "serial-" + name, ByPath: "path-" + name, Model: "Disk", Transport: "nvme", SizeBytes: size, LogicalSector: 512, PhysicalSector: 512}
+	for _, c := range change {
+		c(&d)
+	}
+	return d
+}
