@@ -17,7 +17,7 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 # Namespaces, taps and loop devices need root; the virtual rack's tests run alone, since its machines need both cores.
 GOTESTSUM := $(SUDO) env PATH="$$PATH" BLOOMERY_OUT=$(OUT) $(TOOLS)/gotestsum --format pkgname-and-test-fails -- -tags $(TAGS)
 
-.PHONY: help setup build image deb demo test check generate bench faults lint clean
+.PHONY: help setup build image images-all deb demo test check generate bench faults lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,11 +37,23 @@ build: setup ## build the three commands into out/bin
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(BIN)/bloomery ./cmd/bloomery
 	@CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -buildid=' -o $(BIN)/bloomery-agent ./cmd/bloomery-agent
 
-image: build ## build the agent image and the Debian 12 image (skipped when nothing changed)
-	@$(SUDO) $(BIN)/bloomery agent-image build --agent $(BIN)/bloomery-agent --sysroot $(OUT)/agent-sysroot --out $(OUT)/agent-image
+# The names of the Debian images: RELEASE.raw is a disk, RELEASE-rootfs.tar.zst a root file system; beside each stands what it converts to.
+RECIPE  := images/recipes/debian/build
+CONVERT := $(BIN)/bloomery image convert
+define debian-images
 	@mkdir -p $(OUT)/images
-	@$(SUDO) images/recipes/debian-12/build $(OUT)/images/debian-12.raw
-	@$(SUDO) $(BIN)/bloomery image convert $(OUT)/images/debian-12.raw --out $(OUT)/images/debian-12
+	@$(SUDO) $(RECIPE) $(1) disk $(OUT)/images/$(1).raw & disk=$$!; failed=0; \
+		$(SUDO) $(RECIPE) $(1) rootfs $(OUT)/images/$(1)-rootfs.tar.zst || failed=1; wait $$disk || failed=1; exit $$failed
+	@$(SUDO) $(CONVERT) $(OUT)/images/$(1).raw --out $(OUT)/images/$(1)
+	@$(SUDO) $(CONVERT) $(OUT)/images/$(1)-rootfs.tar.zst --out $(OUT)/images/$(1)-rootfs
+endef
+
+image: build ## build the agent image and Debian 12, as a disk and as a root file system (skipped when nothing changed)
+	@$(SUDO) $(BIN)/bloomery agent-image build --agent $(BIN)/bloomery-agent --sysroot $(OUT)/agent-sysroot --out $(OUT)/agent-image
+	$(call debian-images,debian-12)
+
+images-all: image ## build every image that there is a recipe for: Debian 13 too
+	$(call debian-images,debian-13)
 
 # A Debian version: the last tag's, or 0, then the commit's time and id, so that later commits are upgrades.
 DEB_VERSION ?= $(shell git describe --tags --abbrev=0 2>/dev/null | sed 's/^v//' | grep -E '^[0-9]' || echo 0)+git$(shell git log -1 --date=format:%Y%m%d%H%M%S --format=%cd.%h 2>/dev/null)

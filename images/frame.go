@@ -1,7 +1,9 @@
 package images
 
 import (
+	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 
 	"github.com/klauspost/compress/zstd"
@@ -47,4 +49,20 @@ func (d *frameDecoder) decode(i int, stored, buffer []byte) ([]byte, error) {
 		return nil, fmt.Errorf("frame %d has %d bytes of disk, want %d: %w", i, len(raw), f.Length, ErrCorrupt)
 	}
 	return raw, nil
+}
+
+// decodeOrFetch is decode, but a corrupt frame is fetched again by itself.
+func (d *frameDecoder) decodeOrFetch(ctx context.Context, source Source, i int, stored, buffer []byte) ([]byte, error) {
+	for try := 1; ; try++ {
+		raw, err := d.decode(i, stored, buffer)
+		if err == nil {
+			return raw, nil
+		}
+		if try == corruptTries {
+			return nil, err
+		}
+		if again := source.ReadRange(ctx, d.manifest.Name, stored, d.manifest.Frames[i].DataOffset); again != nil {
+			return nil, errors.Join(err, again)
+		}
+	}
 }

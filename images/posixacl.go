@@ -62,7 +62,7 @@ func posixACL(text string) (string, error) {
 				id, err = strconv.ParseUint(fields[1], 10, 32)
 			}
 			if err != nil || id == aclNoID {
-				return "", fmt.Errorf("%.64q names its owner by name only: make the archive with --numeric-owner", line)
+				return "", fmt.Errorf("%.64q names its owner by name only: make the archive with GNU tar's --xattrs --xattrs-include='*' instead of --acls", line)
 			}
 			e.id = uint32(id)
 		}

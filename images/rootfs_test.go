@@ -49,16 +49,18 @@ func TestNormalise(t *testing.T) {
 		folder("./"),
 		folder("./bin/"),
 		&tar.Header{Typeflag: tar.TypeReg, Name: "./bin/ping", Size: 3, Mode: 0o104755, Uid: 7, Uname: "daemon", Format: tar.FormatPAX, PAXRecords: map[string]string{
-			"SCHILY.xattr.security.capability":     "\x01\x00\x00\x02\x00\x20",
-			"SCHILY.xattr.security.selinux":        "policy",
-			"SCHILY.xattr.trusted.overlay.opaque":  "y",
-			"SCHILY.xattr.user.note":               "hello",
-			"SCHILY.acl.access":                    "user::rwx,user:bob:r--:1000,group::r-x,mask::r-x,other::r--",
-			"LIBARCHIVE.creationtime":              "1",
-			"GNU.unknown":                          "1",
-			"SCHILY.xattr.user.":                   "empty",
-			"SCHILY.xattr.btrfs.compression":       "zstd",
-			"SCHILY.xattr.system.posix_acl_unreal": "x",
+			"SCHILY.xattr.security.capability":      "\x01\x00\x00\x02\x00\x20",
+			"SCHILY.xattr.security.selinux":         "policy",
+			"SCHILY.xattr.trusted.overlay.opaque":   "y",
+			"SCHILY.xattr.user.note":                "hello",
+			"SCHILY.acl.access":                     "user::rwx,user:bob:r--:1000,group::r-x,mask::r-x,other::r--",
+			"SCHILY.acl.default":                    "user:bob:r--", // of no use without numbers, which stand below
+			"SCHILY.xattr.system.posix_acl_default": "\x02\x00\x00\x00",
+			"LIBARCHIVE.creationtime":               "1",
+			"GNU.unknown":                           "1",
+			"SCHILY.xattr.user.":                    "empty",
+			"SCHILY.xattr.btrfs.compression":        "zstd",
+			"SCHILY.xattr.system.posix_acl_unreal":  "x",
 		}},
 		&tar.Header{Typeflag: tar.TypeLink, Name: "bin/ping4", Linkname: "./bin/ping"},
 		&tar.Header{Typeflag: tar.TypeSymlink, Name: "sbin", Linkname: "/bin"},
@@ -88,9 +90,10 @@ func TestNormalise(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := map[string]string{
-				"SCHILY.xattr.security.capability":     "\x01\x00\x00\x02\x00\x20",
-				"SCHILY.xattr.user.note":               "hello",
-				"SCHILY.xattr.system.posix_acl_access": acl,
+				"SCHILY.xattr.security.capability":      "\x01\x00\x00\x02\x00\x20",
+				"SCHILY.xattr.user.note":                "hello",
+				"SCHILY.xattr.system.posix_acl_access":  acl,
+				"SCHILY.xattr.system.posix_acl_default": "\x02\x00\x00\x00",
 			}
 			if diff := cmp.Diff(want, h.PAXRecords); diff != "" {
 				t.Errorf("records (-want +got):\n%s", diff)
@@ -130,7 +133,8 @@ func TestImportRootfsRefusals(t *testing.T) {
 		"contiguous":         {input: tarOf(t, &tar.Header{Typeflag: tar.TypeCont, Name: "a"}), want: "are not supported"},
 		"owner":              {input: tarOf(t, &tar.Header{Typeflag: tar.TypeReg, Name: "a", Uid: 1<<32 - 1}), want: "owner 4294967295"},
 		"time":               {input: tarOf(t, &tar.Header{Typeflag: tar.TypeReg, Name: "a", ModTime: time.Unix(1<<35, 0)}), want: "out of range"},
-		"acl by name":        {input: tarOf(t, &tar.Header{Typeflag: tar.TypeReg, Name: "a", PAXRecords: map[string]string{"SCHILY.acl.access": "user::rw-,user:bob:r--,group::r--,other::r--"}}), want: "--numeric-owner"},
+		"acl by name":        {input: tarOf(t, &tar.Header{Typeflag: tar.TypeReg, Name: "a", PAXRecords: map[string]string{"SCHILY.acl.access": "user::rw-,user:bob:r--,group::r--,other::r--"}}), want: "--xattrs-include"},
+		"acl of no kind":     {input: tarOf(t, &tar.Header{Typeflag: tar.TypeReg, Name: "a", PAXRecords: map[string]string{"SCHILY.acl.default": "x"}}), want: "SCHILY.acl.default: \"x\" is no entry"},
 		"large xattr":        {input: tarOf(t, &tar.Header{Typeflag: tar.TypeReg, Name: "a", PAXRecords: map[string]string{"SCHILY.xattr.user.a": strings.Repeat("a", 70_000)}}), want: "more than 65536 bytes"},
 		"no kernel":          {input: good, boot: Boot{Kernel: "/boot/vmlinuz"}, want: `boot.kernel: "/boot/vmlinuz" is no file`},
 		"partitions":         {input: good, boot: Boot{RootPartition: 2}, want: "a rootfs image has no partitions"},

@@ -2,7 +2,6 @@ package images
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"sync/atomic"
 
@@ -23,6 +22,11 @@ const (
 type fetched struct {
 	group group
 	data  []byte
+}
+
+// stored gives the compressed bytes of one of its frames.
+func (f fetched) stored(frame *Frame) []byte {
+	return f.data[frame.DataOffset-f.group.offset:][:frame.DataLength]
 }
 
 // decoded is a frame with its disk bytes, which are in the buffer; a run of zeros has none.
@@ -113,7 +117,7 @@ func (w *writer) decode(ctx context.Context, ready <-chan fetched, pieces chan<-
 				if piece.buffer, err = w.disk.take(ctx); err != nil {
 					return err
 				}
-				if piece.disk, err = w.decodeFrame(ctx, decoder, i, got, piece.buffer); err != nil {
+				if piece.disk, err = decoder.decodeOrFetch(ctx, w.source, i, got.stored(&w.manifest.Frames[i]), piece.buffer); err != nil {
 					return err
 				}
 			}
@@ -126,24 +130,6 @@ func (w *writer) decode(ctx context.Context, ready <-chan fetched, pieces chan<-
 		w.stored.put(got.data)
 	}
 	return nil
-}
-
-// decodeFrame verifies and decompresses one data frame; a corrupt one is fetched again by itself.
-func (w *writer) decodeFrame(ctx context.Context, decoder *frameDecoder, i int, got fetched, buffer []byte) ([]byte, error) {
-	f := &w.manifest.Frames[i]
-	stored := got.data[f.DataOffset-got.group.offset:][:f.DataLength]
-	for try := 1; ; try++ {
-		raw, err := decoder.decode(i, stored, buffer)
-		if err == nil {
-			return raw, nil
-		}
-		if try == corruptTries {
-			return nil, err
-		}
-		if again := w.source.ReadRange(ctx, w.manifest.Name, stored, f.DataOffset); again != nil {
-			return nil, errors.Join(err, again)
-		}
-	}
 }
 
 func (w *writer) put(ctx context.Context, pieces <-chan decoded, write writeFunc) error {

@@ -236,6 +236,9 @@ func keptXattrs(records map[string]string, kind byte) (map[string]string, error)
 		case strings.HasPrefix(key, xattrRecord):
 			name = key[len(xattrRecord):]
 		case key == "SCHILY.acl.access" || key == "SCHILY.acl.default":
+			if _, ok := records[xattrRecord+"system.posix_acl_"+key[len("SCHILY.acl."):]]; ok {
+				continue // the same again, in numbers
+			}
 			binary, err := posixACL(value)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", key, err)

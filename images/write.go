@@ -84,6 +84,9 @@ func Write(ctx context.Context, options WriteOptions) (Result, error) {
 	if err := m.Validate(); err != nil {
 		return Result{}, fmt.Errorf("writing image: %w", err)
 	}
+	if m.Kind != KindDisk {
+		return Result{}, fmt.Errorf("writing image %s: %w", m.Name, fieldErrorf("kind", "%q, want %q: a %s image is unpacked, not written", m.Kind, KindDisk, m.Kind))
+	}
 	if err := checkDevice(m, options.Device); err != nil {
 		return Result{}, fmt.Errorf("writing image: %w", err)
 	}
