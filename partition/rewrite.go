@@ -113,11 +113,14 @@ func (t *table) grow(d disk, n int, end uint64) error {
 // it were asked again.
 type checkedDisk struct {
 	disk
-	table *table
+	table *table // nil for a new table, of which nothing was checked before
 }
 
 // ReadAt implements io.ReaderAt for the whole sectors that gpt.Read and gpt.Verify ask for.
 func (c checkedDisk) ReadAt(p []byte, off int64) (int, error) {
+	if c.table == nil {
+		return c.disk.ReadAt(p, off)
+	}
 	sector := int64(c.table.sectorSize)
 	switch {
 	case off == 0 && int64(len(p)) == 2*sector:
