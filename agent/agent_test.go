@@ -16,6 +16,7 @@ import (
 
 	pb "bloomery/api/bloomery/v1"
 	"bloomery/checks"
+	"bloomery/partition"
 )
 
 func wipeStep(id, serial string) *pb.Step {
@@ -175,7 +176,8 @@ func TestFailures(t *testing.T) {
 		{"no serial", wipeStep("a", ""), func(*fakeMachine) {}, "DISK_REF_EMPTY", false},
 		{"two of one serial", wipeStep("a", "S1"), func(m *fakeMachine) { m.disks[1].Serial = "S1" }, "DISK_AMBIGUOUS", false},
 		{"damaged image", wipeStep("a", "S1"), func(m *fakeMachine) { m.damage = errImageDamaged }, "AGENT_IMAGE_CORRUPT", false},
-		{"wipe fails", wipeStep("a", "S1"), func(m *fakeMachine) { m.wipeErr = errors.New("no") }, "WIPE_FAILED", false},
+		{"wipe fails", wipeStep("a", "S1"), func(m *fakeMachine) { m.wipeErr = errors.New("no") }, "WIPE_FAILED", true},
+		{"wipe of a disk in use", wipeStep("a", "S1"), func(m *fakeMachine) { m.wipeErr = partition.ErrInUse }, "DISK_IN_USE", false},
 		{"panic", wipeStep("a", "S1"), func(m *fakeMachine) { m.during = func() { panic("oh") } }, "INTERNAL", false},
 		{"broken disk", &pb.Step{Id: "a", Spec: &pb.Step_CheckDisks{CheckDisks: &pb.CheckDisksStep{}}}, func(m *fakeMachine) { m.results = []checks.Result{broken} }, "DISK_SMART_FAILING", true},
 		{"not the agent's", &pb.Step{Id: "a", Spec: &pb.Step_PowerOff{PowerOff: &pb.PowerOffStep{}}}, func(*fakeMachine) {}, "STEP_UNKNOWN", false},

@@ -33,6 +33,7 @@ import (
 	"bloomery/inventory"
 	"bloomery/network"
 	"bloomery/partition"
+	"bloomery/partition/wipe"
 )
 
 // fakeMachine is a machine that does what it is told and remembers it.
@@ -117,15 +118,16 @@ func (m *fakeMachine) Neighbours(context.Context, []string) (map[string]network.
 func (m *fakeMachine) CheckDisks(context.Context, []inventory.Disk) ([]checks.Result, error) {
 	return m.results, nil
 }
-func (m *fakeMachine) Wipe(_ context.Context, dev string, progress partition.WipeProgress) (partition.WipeResult, error) {
-	m.note("wipe " + dev)
+func (m *fakeMachine) Wipe(_ context.Context, t wipe.Target, level wipe.Level, progress wipe.Progress) (wipe.Result, error) {
+	m.note("wipe " + t.Path)
+	m.note(string(level) + " " + t.Path)
 	for i := range int64(1000) {
 		progress(i, 1000, "wiping")
 	}
 	if m.during != nil {
 		m.during()
 	}
-	return partition.WipeResult{Method: "discard"}, m.wipeErr
+	return wipe.Result{Method: wipe.MethodDiscard}, m.wipeErr
 }
 func (m *fakeMachine) WriteImage(_ context.Context, dev string, o images.WriteOptions) (images.Result, error) {
 	m.note("write " + dev)

@@ -21,6 +21,7 @@ import (
 	"bloomery/inventory"
 	"bloomery/network"
 	"bloomery/partition"
+	"bloomery/partition/wipe"
 )
 
 // vendorClass is what the agent calls itself in DHCP, so that a server can tell it from firmware.
@@ -111,8 +112,8 @@ func (l *live) CheckDisks(ctx context.Context, disks []inventory.Disk) ([]checks
 }
 
 // Wipe implements Installer.
-func (l *live) Wipe(ctx context.Context, dev string, progress partition.WipeProgress) (partition.WipeResult, error) {
-	return l.disks.WipeSignatures(ctx, dev, progress)
+func (l *live) Wipe(ctx context.Context, t wipe.Target, level wipe.Level, progress wipe.Progress) (wipe.Result, error) {
+	return wipe.Wiper{Runner: run.Exec{Timeout: wipe.Limit(t.SizeBytes)}}.Wipe(ctx, t, level, progress)
 }
 
 // WriteImage implements Installer.

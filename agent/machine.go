@@ -14,6 +14,7 @@ import (
 	"bloomery/inventory"
 	"bloomery/network"
 	"bloomery/partition"
+	"bloomery/partition/wipe"
 )
 
 // System is what the boot sequence needs of the kernel.
@@ -49,7 +50,7 @@ type Hardware interface {
 
 // Installer acts on a disk that was found by serial or WWN a moment ago.
 type Installer interface {
-	Wipe(ctx context.Context, dev string, progress partition.WipeProgress) (partition.WipeResult, error)
+	Wipe(ctx context.Context, t wipe.Target, level wipe.Level, progress wipe.Progress) (wipe.Result, error)
 	// WriteImage runs images.Write with the device opened exclusively.
 	WriteImage(ctx context.Context, dev string, o images.WriteOptions) (images.Result, error)
 	GrowRoot(ctx context.Context, dev string, number int) (partition.GrowResult, error)

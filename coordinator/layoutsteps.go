@@ -19,7 +19,8 @@ func layoutSteps(m *bloomeryv1.Machine, image ImageFacts, plan *layout.Plan, see
 	for _, d := range plan.Disks {
 		disks = append(disks, &bloomeryv1.DiskRef{Serial: d.Serial, Wwn: d.WWN})
 	}
-	steps := append(wipeSteps(m, disks),
+	// A plan holds a removable disk only where the layout names it.
+	steps := append(wipeSteps(m, disks, true),
 		&bloomeryv1.Step{Spec: &bloomeryv1.Step_ApplyLayout{ApplyLayout: &bloomeryv1.ApplyLayoutStep{Disks: disks}}},
 		&bloomeryv1.Step{Spec: &bloomeryv1.Step_UnpackImage{UnpackImage: &bloomeryv1.UnpackImageStep{Image: image.Name, ManifestSha256: image.ManifestSHA256}}},
 		&bloomeryv1.Step{Spec: &bloomeryv1.Step_ConfigureSystem{ConfigureSystem: &bloomeryv1.ConfigureSystemStep{

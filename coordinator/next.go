@@ -87,8 +87,8 @@ func Next(m *bloomeryv1.Machine, j *store.Job, w World, now time.Time) []Action 
 		return one(Action{Kind: ActFinishJob})
 	case step.GetStatus() == bloomeryv1.StepStatus_STEP_STATUS_FAILED:
 		return fail(step.GetErrorReason(), "step %s: %s", stepName(step), step.GetError())
-	case w.Driven > w.Timing.Job:
-		return fail("JOB_TIMEOUT", "the job was not done within %s; it stood at step %s", w.Timing.Job, stepName(step))
+	case w.Driven > jobLimit(j, w.Timing):
+		return fail("JOB_TIMEOUT", "the job was not done within %s; it stood at step %s", jobLimit(j, w.Timing), stepName(step))
 	case j.GetCancelRequested() && cancellable(step):
 		return one(Action{Kind: ActCancelJob})
 	case isAgentStep(step):

@@ -107,7 +107,7 @@ func releaseSteps(m *bloomeryv1.Machine) ([]*bloomeryv1.Step, error) {
 	}
 	steps = append(steps, &bloomeryv1.Step{Spec: &bloomeryv1.Step_Netboot{Netboot: &bloomeryv1.NetbootStep{}}})
 	for _, disk := range customerDisks(m) {
-		steps = append(steps, &bloomeryv1.Step{Spec: &bloomeryv1.Step_Wipe{Wipe: &bloomeryv1.WipeStep{Disk: disk}}})
+		steps = append(steps, wipeStep(m, disk, false))
 	}
 	return append(steps, &bloomeryv1.Step{Spec: &bloomeryv1.Step_PowerOff{PowerOff: &bloomeryv1.PowerOffStep{}}}), nil
 }
@@ -163,7 +163,7 @@ func installSteps(m *bloomeryv1.Machine, spec *bloomeryv1.InstallSpec, f Facts) 
 	if f.Plan != nil {
 		steps = append(steps, layoutSteps(m, image, f.Plan, seed)...)
 	} else {
-		steps = append(steps, diskSteps(m, image, onto, seed)...)
+		steps = append(steps, diskSteps(m, image, onto, spec.GetDisk() != nil, seed)...)
 	}
 	return append(steps,
 		&bloomeryv1.Step{Spec: &bloomeryv1.Step_MovePort{MovePort: &bloomeryv1.MovePortStep{From: ProvisioningNetwork, To: network.Name}}},
@@ -171,9 +171,9 @@ func installSteps(m *bloomeryv1.Machine, spec *bloomeryv1.InstallSpec, f Facts) 
 	), nil
 }
 
-// diskSteps put a disk image onto one disk, up to the start of the installed system.
-func diskSteps(m *bloomeryv1.Machine, image ImageFacts, disk *bloomeryv1.DiskRef, seed cloudinit.NoCloud) []*bloomeryv1.Step {
-	steps := append(wipeSteps(m, []*bloomeryv1.DiskRef{disk}),
+// diskSteps put a disk image onto one disk (that the request named or not), up to the start of the installed system.
+func diskSteps(m *bloomeryv1.Machine, image ImageFacts, disk *bloomeryv1.DiskRef, named bool, seed cloudinit.NoCloud) []*bloomeryv1.Step {
+	steps := append(wipeSteps(m, []*bloomeryv1.DiskRef{disk}, named),
 		&bloomeryv1.Step{Spec: &bloomeryv1.Step_WriteImage{WriteImage: &bloomeryv1.WriteImageStep{Disk: disk, Image: image.Name, ManifestSha256: image.ManifestSHA256}}},
 	)
 	if image.RootPartition > 0 {
@@ -197,20 +197,6 @@ func diskSteps(m *bloomeryv1.Machine, image ImageFacts, disk *bloomeryv1.DiskRef
 		}
 	}
 	return append(steps, &bloomeryv1.Step{Spec: &bloomeryv1.Step_Handover{Handover: handover}})
-}
-
-// wipeSteps wipe the disks that an install writes, and before them those on which a failed install left something: the next customer must not find it.
-func wipeSteps(m *bloomeryv1.Machine, written []*bloomeryv1.DiskRef) []*bloomeryv1.Step {
-	var steps []*bloomeryv1.Step
-	for _, disk := range customerDisks(m) {
-		if !containsDisk(written, disk) {
-			steps = append(steps, &bloomeryv1.Step{Spec: &bloomeryv1.Step_Wipe{Wipe: &bloomeryv1.WipeStep{Disk: disk}}})
-		}
-	}
-	for _, disk := range written {
-		steps = append(steps, &bloomeryv1.Step{Spec: &bloomeryv1.Step_Wipe{Wipe: &bloomeryv1.WipeStep{Disk: disk}}})
-	}
-	return steps
 }
 
 func findImage(name string, all []ImageFacts) (ImageFacts, error) {

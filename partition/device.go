@@ -49,23 +49,20 @@ type disk interface {
 	// Size in bytes and sectorSize, the logical one (512 or 4096).
 	Size() int64
 	SectorSize() int
-	// Discard and ZeroOut work on whole sectors. Discard gives errors.ErrUnsupported where the device cannot.
-	Discard(off, n int64) error
-	ZeroOut(off, n int64) error
 	// Drop flushes and forgets what the kernel caches, so that the next read comes from the device.
 	Drop() error
 	Sync() error
 }
 
-// blockDevice is an opened kernel block device.
-type blockDevice struct {
+// Block is an opened kernel block device.
+type Block struct {
 	*os.File
 	size       int64
 	sectorSize int
 }
 
-// openBlock opens dev for writing, and exclusively if asked: the kernel then refuses a disk that anything holds, a mounted partition included.
-func (d Disks) openBlock(dev string, exclusive bool) (*blockDevice, error) {
+// Open opens dev for writing, and exclusively if asked: the kernel then refuses a disk that anything holds, a mounted partition included.
+func (d Disks) Open(dev string, exclusive bool) (*Block, error) {
 	flags := os.O_RDWR
 	if exclusive {
 		flags |= unix.O_EXCL
@@ -77,7 +74,7 @@ func (d Disks) openBlock(dev string, exclusive bool) (*blockDevice, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := newBlockDevice(f)
+	b, err := newBlock(f)
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("open %s: %w", dev, err)
@@ -85,7 +82,7 @@ func (d Disks) openBlock(dev string, exclusive bool) (*blockDevice, error) {
 	return b, nil
 }
 
-func newBlockDevice(f *os.File) (*blockDevice, error) {
+func newBlock(f *os.File) (*Block, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -104,28 +101,35 @@ func newBlockDevice(f *os.File) (*blockDevice, error) {
 	if size == 0 || sector < 512 || sector > 65536 {
 		return nil, fmt.Errorf("it has %d bytes in sectors of %d", size, sector)
 	}
-	return &blockDevice{File: f, size: int64(size), sectorSize: sector}, nil
+	return &Block{File: f, size: int64(size), sectorSize: sector}, nil
 }
 
-func (b *blockDevice) Size() int64     { return b.size }
-func (b *blockDevice) SectorSize() int { return b.sectorSize }
+// Size is in bytes.
+func (b *Block) Size() int64 { return b.size }
 
-func (b *blockDevice) Discard(off, n int64) error {
-	err := b.ranged(unix.BLKDISCARD, off, n)
+// SectorSize is the logical one.
+func (b *Block) SectorSize() int { return b.sectorSize }
+
+// Discard tells the device that whole sectors are not needed any more; errors.ErrUnsupported where it cannot be told.
+func (b *Block) Discard(off, n int64) error { return b.ranged(unix.BLKDISCARD, off, n) }
+
+// SecureDiscard discards whole sectors and every copy that the device kept of them, as eMMC does (JESD84-B51, 6.6.10); errors.ErrUnsupported elsewhere.
+func (b *Block) SecureDiscard(off, n int64) error { return b.ranged(unix.BLKSECDISCARD, off, n) }
+
+// ZeroOut makes whole sectors read as zeros, by a command of the device where it has one. They stay allocated.
+func (b *Block) ZeroOut(off, n int64) error { return b.ranged(unix.BLKZEROOUT, off, n) }
+
+func (b *Block) ranged(request uint, off, n int64) error {
+	span := [2]uint64{uint64(off), uint64(n)}
+	err := ioctlPointer(b.File, request, unsafe.Pointer(&span))
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return errors.ErrUnsupported
 	}
 	return err
 }
 
-func (b *blockDevice) ZeroOut(off, n int64) error { return b.ranged(unix.BLKZEROOUT, off, n) }
-
-func (b *blockDevice) ranged(request uint, off, n int64) error {
-	span := [2]uint64{uint64(off), uint64(n)}
-	return ioctlPointer(b.File, request, unsafe.Pointer(&span))
-}
-
-func (b *blockDevice) Drop() error {
+// Drop flushes and forgets what the kernel caches, so that the next read comes from the device.
+func (b *Block) Drop() error {
 	if err := b.Sync(); err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ func (d Disks) GrowLast(ctx context.Context, dev string, n int) (GrowResult, err
 }
 
 func (d Disks) growPartition(dev string, n int) (GrowResult, error) {
-	b, err := d.openBlock(dev, false)
+	b, err := d.Open(dev, false)
 	if err != nil {
 		return GrowResult{}, err
 	}
@@ -119,18 +119,8 @@ func fitProtectiveMBR(d disk) error {
 	return nil
 }
 
-// rereadTable lets the kernel look at the disk's table again; it refuses while a partition is in use.
-func rereadTable(b *blockDevice) error {
-	err := unix.IoctlSetInt(int(b.Fd()), unix.BLKRRPART, 0)
-	if errors.Is(err, unix.EINVAL) {
-		// A device that cannot have partitions (a loop device without partscan) has none to forget.
-		return nil
-	}
-	return err
-}
-
 // showPartition makes the kernel's view of one partition the table's, also while the partition is in use.
-func showPartition(b *blockDevice, path string, n int, start, length int64) error {
+func showPartition(b *Block, path string, n int, start, length int64) error {
 	rereadErr := unix.IoctlSetInt(int(b.Fd()), unix.BLKRRPART, 0)
 	if rereadErr != nil {
 		partition := unix.BlkpgPartition{Start: start, Length: length, Pno: int32(n)}

@@ -27,7 +27,7 @@ func PartitionInfo(dev string, n int) (Info, error) {
 		return Info{}, err
 	}
 	defer f.Close()
-	b, err := newBlockDevice(f)
+	b, err := newBlock(f)
 	if err != nil {
 		return Info{}, fmt.Errorf("open %s: %w", dev, err)
 	}

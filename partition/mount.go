@@ -63,7 +63,7 @@ func unmount(dir string) error {
 // ShowPartition makes sure that the kernel shows partition n of dev where the table says it is, reading the table again if it does not (right
 // after an image was written), and gives its device path.
 func (d Disks) ShowPartition(dev string, n int) (string, error) {
-	b, err := d.openBlock(dev, false)
+	b, err := d.Open(dev, false)
 	if err != nil {
 		return "", err
 	}

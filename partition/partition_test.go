@@ -2,7 +2,6 @@ package partition
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
@@ -19,14 +18,8 @@ import (
 	"bloomery/internal/run"
 )
 
-// memoryDisk is a disk in memory whose vices can be chosen.
-type memoryDisk struct {
-	data           []byte
-	noDiscard      bool
-	discardIgnored bool
-	writesLost     bool
-	zeroFails      bool
-}
+// memoryDisk is a disk in memory.
+type memoryDisk struct{ data []byte }
 
 func (m *memoryDisk) ReadAt(p []byte, off int64) (int, error) {
 	return bytes.NewReader(m.data).ReadAt(p, off)
@@ -41,92 +34,9 @@ func (m *memoryDisk) Size() int64     { return int64(len(m.data)) }
 func (m *memoryDisk) SectorSize() int { return 512 }
 func (m *memoryDisk) Drop() error     { return nil }
 func (m *memoryDisk) Sync() error     { return nil }
-func (m *memoryDisk) Discard(off, n int64) error {
-	if m.noDiscard {
-		return errors.ErrUnsupported
-	}
-	if !m.discardIgnored {
-		clear(m.data[off : off+n])
-	}
-	return nil
-}
-func (m *memoryDisk) ZeroOut(off, n int64) error {
-	if m.zeroFails {
-		return errors.New("input/output error")
-	}
-	if !m.writesLost {
-		clear(m.data[off : off+n])
-	}
-	return nil
-}
 
 func fullDisk(mib int) *memoryDisk {
 	return &memoryDisk{data: bytes.Repeat([]byte{0xa5}, mib*mebibyte)}
-}
-
-func TestWipe(t *testing.T) {
-	for _, c := range []struct {
-		name   string
-		change func(*memoryDisk)
-		method string
-		err    error
-	}{
-		{"discards", func(*memoryDisk) {}, "discard", nil},
-		{"cannot discard", func(m *memoryDisk) { m.noDiscard = true }, "zero", nil},
-		{"ignores discard", func(m *memoryDisk) { m.discardIgnored = true }, "zero", nil},
-		{"loses writes", func(m *memoryDisk) { m.noDiscard, m.writesLost = true, true }, "zero", ErrNotZero},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			m := fullDisk(96)
-			c.change(m)
-			result, err := wipe(t.Context(), m, 1, nil)
-			if !errors.Is(err, c.err) || (err != nil) != (c.err != nil) {
-				t.Fatalf("got %v, want %v", err, c.err)
-			}
-			if result.Method != c.method {
-				t.Errorf("method %q, want %q", result.Method, c.method)
-			}
-			if clean := len(bytes.Trim(m.data, "\x00")) == 0; clean != (c.err == nil) {
-				t.Errorf("disk is clean: %v", clean)
-			}
-			if c.err == nil && result.VerifiedBytes < 32*mebibyte {
-				t.Errorf("only %d bytes verified", result.VerifiedBytes)
-			}
-		})
-	}
-}
-
-func TestWipeReportsWriteErrorAndCancel(t *testing.T) {
-	m := fullDisk(64)
-	m.zeroFails = true
-	if _, err := wipe(t.Context(), m, 1, nil); err == nil || !strings.Contains(err.Error(), "input/output error") {
-		t.Errorf("got %v, want the device's error", err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := wipe(ctx, fullDisk(64), 1, nil); !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v, want context.Canceled", err)
-	}
-}
-
-// Progress starts at nothing, never falls, and is whole only when everything is read back.
-func TestWipeProgress(t *testing.T) {
-	var last, total, first int64 = 0, 0, -1
-	result, err := wipe(t.Context(), fullDisk(64), 1, func(done, of int64, message string) {
-		if first < 0 {
-			first = done
-		}
-		if done < last || done > of || (done == of) != (message == "reading back" && done == of) {
-			t.Errorf("%q at %d of %d after %d", message, done, of, last)
-		}
-		last, total = done, of
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if first != 0 || last != total || total != result.Overwritten+result.VerifiedBytes {
-		t.Errorf("from %d to %d of %d, wiped %+v", first, last, total, result)
-	}
 }
 
 func TestPartitionPath(t *testing.T) {
@@ -317,7 +227,11 @@ func FuzzReadTable(f *testing.F) {
 				t.Fatalf("partition %d reaches beyond the disk: %+v", n, info)
 			}
 		}
-		signaturePlaces(m)
+		for _, span := range Spans(m, m.Size(), 512) {
+			if span.Start < 0 || span.Size <= 0 || span.Start+span.Size > m.Size() {
+				t.Fatalf("a partition at %+v on a disk of %d bytes", span, m.Size())
+			}
+		}
 	})
 }
 
@@ -378,9 +292,8 @@ func TestFilesystemOnLoopDevice(t *testing.T) {
 		if size := int64(stat.Blocks) * stat.Bsize; size < 200*mebibyte {
 			t.Errorf("the filesystem has %d bytes after the growth", size)
 		}
-		_, wipeErr := disks.WipeSignatures(t.Context(), dev, nil)
-		if !errors.Is(wipeErr, ErrInUse) || !strings.Contains(wipeErr.Error(), root) {
-			t.Errorf("wipe of a mounted disk: %v, want ErrInUse and the mount point", wipeErr)
+		if _, err := disks.Open(dev, true); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), root) {
+			t.Errorf("a mounted disk opened exclusively: %v, want ErrInUse and the mount point", err)
 		}
 		return os.WriteFile(filepath.Join(root, "kept"), []byte("yes"), 0o600)
 	})
@@ -390,21 +303,13 @@ func TestFilesystemOnLoopDevice(t *testing.T) {
 	if out, err := exec.Command("e2fsck", "-f", "-n", dev).CombinedOutput(); err != nil {
 		t.Errorf("e2fsck: %v: %s", err, out)
 	}
-	result, err := disks.WipeSignatures(t.Context(), dev, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("wiped: %+v", result)
-	if kind, err := filesystemOf(dev); err == nil {
-		t.Errorf("after the wipe there is still a filesystem of type %s", kind)
-	}
 }
 
 func TestInfoOfLoopDevice(t *testing.T) {
 	dev := loop(t, image(t, 64, 256))
 	disks := Disks{Runner: run.Exec{}}
 	if _, _, err := func() (GrowResult, Info, error) {
-		b, err := disks.openBlock(dev, false)
+		b, err := disks.Open(dev, false)
 		if err != nil {
 			return GrowResult{}, Info{}, err
 		}
@@ -420,12 +325,6 @@ func TestInfoOfLoopDevice(t *testing.T) {
 	want := Info{Number: 2, FirstLBA: 18432, Sectors: 246 * 2048, SectorSize: 512, GUID: "11111111-2222-3333-4444-555555555555", Type: "0fc63daf-8483-4772-8e79-3d69d8477de4"}
 	if diff := cmp.Diff(want, info); diff != "" {
 		t.Error(diff)
-	}
-	if _, err := disks.WipeSignatures(t.Context(), dev, nil); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := PartitionInfo(dev, 2); !errors.Is(err, ErrTable) {
-		t.Errorf("after the wipe: %v, want ErrTable", err)
 	}
 }
 

@@ -46,7 +46,7 @@ const rereadTries = 8
 // WriteTable replaces what dev has for a partition table, reads the new one back and makes the kernel show exactly its partitions. The primary
 // header is written last. A disk that is in use is refused with ErrInUse.
 func (d Disks) WriteTable(ctx context.Context, dev string, t Table) error {
-	b, err := d.openBlock(dev, true)
+	b, err := d.Open(dev, true)
 	if err != nil {
 		return fmt.Errorf("write partition table: %w", err)
 	}
@@ -54,7 +54,7 @@ func (d Disks) WriteTable(ctx context.Context, dev string, t Table) error {
 	if err := writeTable(b, t); err != nil {
 		return fmt.Errorf("write partition table of %s: %w", dev, err)
 	}
-	if err := rereadPatiently(ctx, b); err != nil {
+	if err := b.Reread(ctx); err != nil {
 		return fmt.Errorf("let the kernel read the partition table of %s: %w", dev, err)
 	}
 	for _, e := range t.Entries {
@@ -73,7 +73,7 @@ func ReadTable(dev string) (Table, error) {
 		return Table{}, err
 	}
 	defer f.Close()
-	b, err := newBlockDevice(f)
+	b, err := newBlock(f)
 	if err != nil {
 		return Table{}, fmt.Errorf("open %s: %w", dev, err)
 	}
@@ -86,7 +86,7 @@ func ReadTable(dev string) (Table, error) {
 
 // Zero writes zeros over spans of a disk or partition, clamped to its size; a negative offset counts from its end. The device must not be in use.
 func (d Disks) Zero(ctx context.Context, dev string, spans ...Span) error {
-	b, err := d.openBlock(dev, true)
+	b, err := d.Open(dev, true)
 	if err != nil {
 		return fmt.Errorf("zero: %w", err)
 	}
@@ -222,11 +222,28 @@ func entryLabel(entry []byte) string {
 
 func entryAttributes(entry []byte) uint64 { return binary.LittleEndian.Uint64(entry[48:]) }
 
-// rereadPatiently has the kernel drop all partitions of the disk and read the table again.
-func rereadPatiently(ctx context.Context, b *blockDevice) error {
+// Flush writes back what the kernel caches of a device and forgets it.
+func (d Disks) Flush(dev string) error {
+	b, err := d.Open(dev, false)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	if err := b.Drop(); err != nil {
+		return fmt.Errorf("flush %s: %w", dev, err)
+	}
+	return nil
+}
+
+// Reread has the kernel drop all partitions of the disk and read the table again; it fails with EBUSY while one of them is in use. A device that
+// cannot have partitions (a loop device without partscan) has none to forget.
+func (b *Block) Reread(ctx context.Context) error {
 	pause := 20 * time.Millisecond
 	for try := 1; ; try++ {
 		err := unix.IoctlSetInt(int(b.Fd()), unix.BLKRRPART, 0)
+		if errors.Is(err, unix.EINVAL) {
+			return nil
+		}
 		if err == nil || !errors.Is(err, unix.EBUSY) || try == rereadTries {
 			return err
 		}
@@ -237,17 +254,4 @@ func rereadPatiently(ctx context.Context, b *blockDevice) error {
 			pause *= 2
 		}
 	}
-}
-
-// Flush writes back what the kernel caches of a device and forgets it.
-func (d Disks) Flush(dev string) error {
-	b, err := d.openBlock(dev, false)
-	if err != nil {
-		return err
-	}
-	defer b.Close()
-	if err := b.Drop(); err != nil {
-		return fmt.Errorf("flush %s: %w", dev, err)
-	}
-	return nil
 }

@@ -237,6 +237,63 @@ func (Evidence) EnumDescriptor() ([]byte, []int) {
 	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{3}
 }
 
+// WipeLevel is how much of a disk has to be gone.
+type WipeLevel int32
+
+const (
+	// As WIPE_LEVEL_QUICK.
+	WipeLevel_WIPE_LEVEL_UNSPECIFIED WipeLevel = 0
+	// The places of partition tables, superblocks and labels: for a disk that the rack has a certificate of and that carried nobody's data since.
+	WipeLevel_WIPE_LEVEL_SIGNATURES WipeLevel = 1
+	// Discarded, or every byte zeroed where the disk cannot discard or gives data after it.
+	WipeLevel_WIPE_LEVEL_QUICK WipeLevel = 2
+	// Erased by the drive itself, or every byte overwritten: for a disk that carried a customer's data.
+	WipeLevel_WIPE_LEVEL_ERASE WipeLevel = 3
+)
+
+// Enum value maps for WipeLevel.
+var (
+	WipeLevel_name = map[int32]string{
+		0: "WIPE_LEVEL_UNSPECIFIED",
+		1: "WIPE_LEVEL_SIGNATURES",
+		2: "WIPE_LEVEL_QUICK",
+		3: "WIPE_LEVEL_ERASE",
+	}
+	WipeLevel_value = map[string]int32{
+		"WIPE_LEVEL_UNSPECIFIED": 0,
+		"WIPE_LEVEL_SIGNATURES":  1,
+		"WIPE_LEVEL_QUICK":       2,
+		"WIPE_LEVEL_ERASE":       3,
+	}
+)
+
+func (x WipeLevel) Enum() *WipeLevel {
+	p := new(WipeLevel)
+	*p = x
+	return p
+}
+
+func (x WipeLevel) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (WipeLevel) Descriptor() protoreflect.EnumDescriptor {
+	return file_bloomery_v1_job_proto_enumTypes[4].Descriptor()
+}
+
+func (WipeLevel) Type() protoreflect.EnumType {
+	return &file_bloomery_v1_job_proto_enumTypes[4]
+}
+
+func (x WipeLevel) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use WipeLevel.Descriptor instead.
+func (WipeLevel) EnumDescriptor() ([]byte, []int) {
+	return file_bloomery_v1_job_proto_rawDescGZIP(), []int{4}
+}
+
 // Job is an ordered list of steps on one machine, computed when the job was created and never again.
 type Job struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -1165,8 +1222,13 @@ func (*CheckDisksStep) Descriptor() ([]byte, []int) {
 
 // WipeStep removes what a disk holds and reads back that it is gone.
 type WipeStep struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Disk          *DiskRef               `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Disk  *DiskRef               `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"`
+	Level WipeLevel              `protobuf:"varint,2,opt,name=level,proto3,enum=bloomery.v1.WipeLevel" json:"level,omitempty"`
+	// The operator named this very disk: it may be removable or reached over a network.
+	Named bool `protobuf:"varint,3,opt,name=named,proto3" json:"named,omitempty"`
+	// What the job may take longer because of this step: by the disk's size, hours for one that erases itself slowly or has to be overwritten.
+	ExtraSeconds  int32 `protobuf:"varint,4,opt,name=extra_seconds,json=extraSeconds,proto3" json:"extra_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1206,6 +1268,27 @@ func (x *WipeStep) GetDisk() *DiskRef {
 		return x.Disk
 	}
 	return nil
+}
+
+func (x *WipeStep) GetLevel() WipeLevel {
+	if x != nil {
+		return x.Level
+	}
+	return WipeLevel_WIPE_LEVEL_UNSPECIFIED
+}
+
+func (x *WipeStep) GetNamed() bool {
+	if x != nil {
+		return x.Named
+	}
+	return false
+}
+
+func (x *WipeStep) GetExtraSeconds() int32 {
+	if x != nil {
+		return x.ExtraSeconds
+	}
+	return 0
 }
 
 // WriteImageStep streams an image onto a disk.
@@ -2530,9 +2613,12 @@ const file_bloomery_v1_job_proto_rawDesc = "" +
 	"\x0ftimeout_seconds\x18\x02 \x01(\x05R\x0etimeoutSeconds\"\x0e\n" +
 	"\fPowerOffStep\"\r\n" +
 	"\vInspectStep\"\x10\n" +
-	"\x0eCheckDisksStep\"4\n" +
+	"\x0eCheckDisksStep\"\x9d\x01\n" +
 	"\bWipeStep\x12(\n" +
-	"\x04disk\x18\x01 \x01(\v2\x14.bloomery.v1.DiskRefR\x04disk\"y\n" +
+	"\x04disk\x18\x01 \x01(\v2\x14.bloomery.v1.DiskRefR\x04disk\x12,\n" +
+	"\x05level\x18\x02 \x01(\x0e2\x16.bloomery.v1.WipeLevelR\x05level\x12\x14\n" +
+	"\x05named\x18\x03 \x01(\bR\x05named\x12#\n" +
+	"\rextra_seconds\x18\x04 \x01(\x05R\fextraSeconds\"y\n" +
 	"\x0eWriteImageStep\x12(\n" +
 	"\x04disk\x18\x01 \x01(\v2\x14.bloomery.v1.DiskRefR\x04disk\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12'\n" +
@@ -2642,7 +2728,12 @@ const file_bloomery_v1_job_proto_rawDesc = "" +
 	"\bEvidence\x12\x18\n" +
 	"\x14EVIDENCE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13EVIDENCE_PHONE_HOME\x10\x01\x12\x15\n" +
-	"\x11EVIDENCE_SSH_PORT\x10\x022\xfe\x02\n" +
+	"\x11EVIDENCE_SSH_PORT\x10\x02*n\n" +
+	"\tWipeLevel\x12\x1a\n" +
+	"\x16WIPE_LEVEL_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15WIPE_LEVEL_SIGNATURES\x10\x01\x12\x14\n" +
+	"\x10WIPE_LEVEL_QUICK\x10\x02\x12\x14\n" +
+	"\x10WIPE_LEVEL_ERASE\x10\x032\xfe\x02\n" +
 	"\n" +
 	"JobService\x12G\n" +
 	"\bListJobs\x12\x1c.bloomery.v1.ListJobsRequest\x1a\x1d.bloomery.v1.ListJobsResponse\x12A\n" +
@@ -2664,107 +2755,109 @@ func file_bloomery_v1_job_proto_rawDescGZIP() []byte {
 	return file_bloomery_v1_job_proto_rawDescData
 }
 
-var file_bloomery_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_bloomery_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
 var file_bloomery_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_bloomery_v1_job_proto_goTypes = []any{
 	(JobKind)(0),                  // 0: bloomery.v1.JobKind
 	(JobStatus)(0),                // 1: bloomery.v1.JobStatus
 	(StepStatus)(0),               // 2: bloomery.v1.StepStatus
 	(Evidence)(0),                 // 3: bloomery.v1.Evidence
-	(*Job)(nil),                   // 4: bloomery.v1.Job
-	(*Step)(nil),                  // 5: bloomery.v1.Step
-	(*Progress)(nil),              // 6: bloomery.v1.Progress
-	(*DiskRef)(nil),               // 7: bloomery.v1.DiskRef
-	(*NetbootStep)(nil),           // 8: bloomery.v1.NetbootStep
-	(*MovePortStep)(nil),          // 9: bloomery.v1.MovePortStep
-	(*AwaitSystemStep)(nil),       // 10: bloomery.v1.AwaitSystemStep
-	(*PowerOffStep)(nil),          // 11: bloomery.v1.PowerOffStep
-	(*InspectStep)(nil),           // 12: bloomery.v1.InspectStep
-	(*CheckDisksStep)(nil),        // 13: bloomery.v1.CheckDisksStep
-	(*WipeStep)(nil),              // 14: bloomery.v1.WipeStep
-	(*WriteImageStep)(nil),        // 15: bloomery.v1.WriteImageStep
-	(*GrowRootStep)(nil),          // 16: bloomery.v1.GrowRootStep
-	(*CloudInitStep)(nil),         // 17: bloomery.v1.CloudInitStep
-	(*BootEntryStep)(nil),         // 18: bloomery.v1.BootEntryStep
-	(*ApplyLayoutStep)(nil),       // 19: bloomery.v1.ApplyLayoutStep
-	(*UnpackImageStep)(nil),       // 20: bloomery.v1.UnpackImageStep
-	(*ConfigureSystemStep)(nil),   // 21: bloomery.v1.ConfigureSystemStep
-	(*SeedPartitionStep)(nil),     // 22: bloomery.v1.SeedPartitionStep
-	(*HandoverStep)(nil),          // 23: bloomery.v1.HandoverStep
-	(*InstallSpec)(nil),           // 24: bloomery.v1.InstallSpec
-	(*ListJobsRequest)(nil),       // 25: bloomery.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),      // 26: bloomery.v1.ListJobsResponse
-	(*GetJobRequest)(nil),         // 27: bloomery.v1.GetJobRequest
-	(*GetJobResponse)(nil),        // 28: bloomery.v1.GetJobResponse
-	(*WatchJobRequest)(nil),       // 29: bloomery.v1.WatchJobRequest
-	(*WatchJobResponse)(nil),      // 30: bloomery.v1.WatchJobResponse
-	(*CancelJobRequest)(nil),      // 31: bloomery.v1.CancelJobRequest
-	(*CancelJobResponse)(nil),     // 32: bloomery.v1.CancelJobResponse
-	(*GetJobPlanRequest)(nil),     // 33: bloomery.v1.GetJobPlanRequest
-	(*GetJobPlanResponse)(nil),    // 34: bloomery.v1.GetJobPlanResponse
-	nil,                           // 35: bloomery.v1.InstallSpec.SecretsEntry
-	(*timestamppb.Timestamp)(nil), // 36: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 37: google.protobuf.Struct
+	(WipeLevel)(0),                // 4: bloomery.v1.WipeLevel
+	(*Job)(nil),                   // 5: bloomery.v1.Job
+	(*Step)(nil),                  // 6: bloomery.v1.Step
+	(*Progress)(nil),              // 7: bloomery.v1.Progress
+	(*DiskRef)(nil),               // 8: bloomery.v1.DiskRef
+	(*NetbootStep)(nil),           // 9: bloomery.v1.NetbootStep
+	(*MovePortStep)(nil),          // 10: bloomery.v1.MovePortStep
+	(*AwaitSystemStep)(nil),       // 11: bloomery.v1.AwaitSystemStep
+	(*PowerOffStep)(nil),          // 12: bloomery.v1.PowerOffStep
+	(*InspectStep)(nil),           // 13: bloomery.v1.InspectStep
+	(*CheckDisksStep)(nil),        // 14: bloomery.v1.CheckDisksStep
+	(*WipeStep)(nil),              // 15: bloomery.v1.WipeStep
+	(*WriteImageStep)(nil),        // 16: bloomery.v1.WriteImageStep
+	(*GrowRootStep)(nil),          // 17: bloomery.v1.GrowRootStep
+	(*CloudInitStep)(nil),         // 18: bloomery.v1.CloudInitStep
+	(*BootEntryStep)(nil),         // 19: bloomery.v1.BootEntryStep
+	(*ApplyLayoutStep)(nil),       // 20: bloomery.v1.ApplyLayoutStep
+	(*UnpackImageStep)(nil),       // 21: bloomery.v1.UnpackImageStep
+	(*ConfigureSystemStep)(nil),   // 22: bloomery.v1.ConfigureSystemStep
+	(*SeedPartitionStep)(nil),     // 23: bloomery.v1.SeedPartitionStep
+	(*HandoverStep)(nil),          // 24: bloomery.v1.HandoverStep
+	(*InstallSpec)(nil),           // 25: bloomery.v1.InstallSpec
+	(*ListJobsRequest)(nil),       // 26: bloomery.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),      // 27: bloomery.v1.ListJobsResponse
+	(*GetJobRequest)(nil),         // 28: bloomery.v1.GetJobRequest
+	(*GetJobResponse)(nil),        // 29: bloomery.v1.GetJobResponse
+	(*WatchJobRequest)(nil),       // 30: bloomery.v1.WatchJobRequest
+	(*WatchJobResponse)(nil),      // 31: bloomery.v1.WatchJobResponse
+	(*CancelJobRequest)(nil),      // 32: bloomery.v1.CancelJobRequest
+	(*CancelJobResponse)(nil),     // 33: bloomery.v1.CancelJobResponse
+	(*GetJobPlanRequest)(nil),     // 34: bloomery.v1.GetJobPlanRequest
+	(*GetJobPlanResponse)(nil),    // 35: bloomery.v1.GetJobPlanResponse
+	nil,                           // 36: bloomery.v1.InstallSpec.SecretsEntry
+	(*timestamppb.Timestamp)(nil), // 37: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 38: google.protobuf.Struct
 }
 var file_bloomery_v1_job_proto_depIdxs = []int32{
 	0,  // 0: bloomery.v1.Job.kind:type_name -> bloomery.v1.JobKind
 	1,  // 1: bloomery.v1.Job.status:type_name -> bloomery.v1.JobStatus
-	5,  // 2: bloomery.v1.Job.steps:type_name -> bloomery.v1.Step
-	36, // 3: bloomery.v1.Job.created_at:type_name -> google.protobuf.Timestamp
-	36, // 4: bloomery.v1.Job.finished_at:type_name -> google.protobuf.Timestamp
+	6,  // 2: bloomery.v1.Job.steps:type_name -> bloomery.v1.Step
+	37, // 3: bloomery.v1.Job.created_at:type_name -> google.protobuf.Timestamp
+	37, // 4: bloomery.v1.Job.finished_at:type_name -> google.protobuf.Timestamp
 	2,  // 5: bloomery.v1.Step.status:type_name -> bloomery.v1.StepStatus
-	36, // 6: bloomery.v1.Step.started_at:type_name -> google.protobuf.Timestamp
-	36, // 7: bloomery.v1.Step.finished_at:type_name -> google.protobuf.Timestamp
-	6,  // 8: bloomery.v1.Step.progress:type_name -> bloomery.v1.Progress
-	37, // 9: bloomery.v1.Step.result:type_name -> google.protobuf.Struct
-	8,  // 10: bloomery.v1.Step.netboot:type_name -> bloomery.v1.NetbootStep
-	9,  // 11: bloomery.v1.Step.move_port:type_name -> bloomery.v1.MovePortStep
-	10, // 12: bloomery.v1.Step.await_system:type_name -> bloomery.v1.AwaitSystemStep
-	11, // 13: bloomery.v1.Step.power_off:type_name -> bloomery.v1.PowerOffStep
-	12, // 14: bloomery.v1.Step.inspect:type_name -> bloomery.v1.InspectStep
-	13, // 15: bloomery.v1.Step.check_disks:type_name -> bloomery.v1.CheckDisksStep
-	14, // 16: bloomery.v1.Step.wipe:type_name -> bloomery.v1.WipeStep
-	15, // 17: bloomery.v1.Step.write_image:type_name -> bloomery.v1.WriteImageStep
-	16, // 18: bloomery.v1.Step.grow_root:type_name -> bloomery.v1.GrowRootStep
-	17, // 19: bloomery.v1.Step.cloud_init:type_name -> bloomery.v1.CloudInitStep
-	18, // 20: bloomery.v1.Step.boot_entry:type_name -> bloomery.v1.BootEntryStep
-	23, // 21: bloomery.v1.Step.handover:type_name -> bloomery.v1.HandoverStep
-	19, // 22: bloomery.v1.Step.apply_layout:type_name -> bloomery.v1.ApplyLayoutStep
-	20, // 23: bloomery.v1.Step.unpack_image:type_name -> bloomery.v1.UnpackImageStep
-	21, // 24: bloomery.v1.Step.configure_system:type_name -> bloomery.v1.ConfigureSystemStep
-	22, // 25: bloomery.v1.Step.seed_partition:type_name -> bloomery.v1.SeedPartitionStep
+	37, // 6: bloomery.v1.Step.started_at:type_name -> google.protobuf.Timestamp
+	37, // 7: bloomery.v1.Step.finished_at:type_name -> google.protobuf.Timestamp
+	7,  // 8: bloomery.v1.Step.progress:type_name -> bloomery.v1.Progress
+	38, // 9: bloomery.v1.Step.result:type_name -> google.protobuf.Struct
+	9,  // 10: bloomery.v1.Step.netboot:type_name -> bloomery.v1.NetbootStep
+	10, // 11: bloomery.v1.Step.move_port:type_name -> bloomery.v1.MovePortStep
+	11, // 12: bloomery.v1.Step.await_system:type_name -> bloomery.v1.AwaitSystemStep
+	12, // 13: bloomery.v1.Step.power_off:type_name -> bloomery.v1.PowerOffStep
+	13, // 14: bloomery.v1.Step.inspect:type_name -> bloomery.v1.InspectStep
+	14, // 15: bloomery.v1.Step.check_disks:type_name -> bloomery.v1.CheckDisksStep
+	15, // 16: bloomery.v1.Step.wipe:type_name -> bloomery.v1.WipeStep
+	16, // 17: bloomery.v1.Step.write_image:type_name -> bloomery.v1.WriteImageStep
+	17, // 18: bloomery.v1.Step.grow_root:type_name -> bloomery.v1.GrowRootStep
+	18, // 19: bloomery.v1.Step.cloud_init:type_name -> bloomery.v1.CloudInitStep
+	19, // 20: bloomery.v1.Step.boot_entry:type_name -> bloomery.v1.BootEntryStep
+	24, // 21: bloomery.v1.Step.handover:type_name -> bloomery.v1.HandoverStep
+	20, // 22: bloomery.v1.Step.apply_layout:type_name -> bloomery.v1.ApplyLayoutStep
+	21, // 23: bloomery.v1.Step.unpack_image:type_name -> bloomery.v1.UnpackImageStep
+	22, // 24: bloomery.v1.Step.configure_system:type_name -> bloomery.v1.ConfigureSystemStep
+	23, // 25: bloomery.v1.Step.seed_partition:type_name -> bloomery.v1.SeedPartitionStep
 	3,  // 26: bloomery.v1.AwaitSystemStep.evidence:type_name -> bloomery.v1.Evidence
-	7,  // 27: bloomery.v1.WipeStep.disk:type_name -> bloomery.v1.DiskRef
-	7,  // 28: bloomery.v1.WriteImageStep.disk:type_name -> bloomery.v1.DiskRef
-	7,  // 29: bloomery.v1.GrowRootStep.disk:type_name -> bloomery.v1.DiskRef
-	7,  // 30: bloomery.v1.CloudInitStep.disk:type_name -> bloomery.v1.DiskRef
-	7,  // 31: bloomery.v1.BootEntryStep.disk:type_name -> bloomery.v1.DiskRef
-	7,  // 32: bloomery.v1.ApplyLayoutStep.disks:type_name -> bloomery.v1.DiskRef
-	7,  // 33: bloomery.v1.SeedPartitionStep.disk:type_name -> bloomery.v1.DiskRef
-	7,  // 34: bloomery.v1.HandoverStep.disk:type_name -> bloomery.v1.DiskRef
-	7,  // 35: bloomery.v1.InstallSpec.disk:type_name -> bloomery.v1.DiskRef
-	3,  // 36: bloomery.v1.InstallSpec.evidence:type_name -> bloomery.v1.Evidence
-	35, // 37: bloomery.v1.InstallSpec.secrets:type_name -> bloomery.v1.InstallSpec.SecretsEntry
-	1,  // 38: bloomery.v1.ListJobsRequest.status:type_name -> bloomery.v1.JobStatus
-	4,  // 39: bloomery.v1.ListJobsResponse.jobs:type_name -> bloomery.v1.Job
-	4,  // 40: bloomery.v1.GetJobResponse.job:type_name -> bloomery.v1.Job
-	4,  // 41: bloomery.v1.WatchJobResponse.job:type_name -> bloomery.v1.Job
-	4,  // 42: bloomery.v1.CancelJobResponse.job:type_name -> bloomery.v1.Job
-	25, // 43: bloomery.v1.JobService.ListJobs:input_type -> bloomery.v1.ListJobsRequest
-	27, // 44: bloomery.v1.JobService.GetJob:input_type -> bloomery.v1.GetJobRequest
-	29, // 45: bloomery.v1.JobService.WatchJob:input_type -> bloomery.v1.WatchJobRequest
-	31, // 46: bloomery.v1.JobService.CancelJob:input_type -> bloomery.v1.CancelJobRequest
-	33, // 47: bloomery.v1.JobService.GetJobPlan:input_type -> bloomery.v1.GetJobPlanRequest
-	26, // 48: bloomery.v1.JobService.ListJobs:output_type -> bloomery.v1.ListJobsResponse
-	28, // 49: bloomery.v1.JobService.GetJob:output_type -> bloomery.v1.GetJobResponse
-	30, // 50: bloomery.v1.JobService.WatchJob:output_type -> bloomery.v1.WatchJobResponse
-	32, // 51: bloomery.v1.JobService.CancelJob:output_type -> bloomery.v1.CancelJobResponse
-	34, // 52: bloomery.v1.JobService.GetJobPlan:output_type -> bloomery.v1.GetJobPlanResponse
-	48, // [48:53] is the sub-list for method output_type
-	43, // [43:48] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	8,  // 27: bloomery.v1.WipeStep.disk:type_name -> bloomery.v1.DiskRef
+	4,  // 28: bloomery.v1.WipeStep.level:type_name -> bloomery.v1.WipeLevel
+	8,  // 29: bloomery.v1.WriteImageStep.disk:type_name -> bloomery.v1.DiskRef
+	8,  // 30: bloomery.v1.GrowRootStep.disk:type_name -> bloomery.v1.DiskRef
+	8,  // 31: bloomery.v1.CloudInitStep.disk:type_name -> bloomery.v1.DiskRef
+	8,  // 32: bloomery.v1.BootEntryStep.disk:type_name -> bloomery.v1.DiskRef
+	8,  // 33: bloomery.v1.ApplyLayoutStep.disks:type_name -> bloomery.v1.DiskRef
+	8,  // 34: bloomery.v1.SeedPartitionStep.disk:type_name -> bloomery.v1.DiskRef
+	8,  // 35: bloomery.v1.HandoverStep.disk:type_name -> bloomery.v1.DiskRef
+	8,  // 36: bloomery.v1.InstallSpec.disk:type_name -> bloomery.v1.DiskRef
+	3,  // 37: bloomery.v1.InstallSpec.evidence:type_name -> bloomery.v1.Evidence
+	36, // 38: bloomery.v1.InstallSpec.secrets:type_name -> bloomery.v1.InstallSpec.SecretsEntry
+	1,  // 39: bloomery.v1.ListJobsRequest.status:type_name -> bloomery.v1.JobStatus
+	5,  // 40: bloomery.v1.ListJobsResponse.jobs:type_name -> bloomery.v1.Job
+	5,  // 41: bloomery.v1.GetJobResponse.job:type_name -> bloomery.v1.Job
+	5,  // 42: bloomery.v1.WatchJobResponse.job:type_name -> bloomery.v1.Job
+	5,  // 43: bloomery.v1.CancelJobResponse.job:type_name -> bloomery.v1.Job
+	26, // 44: bloomery.v1.JobService.ListJobs:input_type -> bloomery.v1.ListJobsRequest
+	28, // 45: bloomery.v1.JobService.GetJob:input_type -> bloomery.v1.GetJobRequest
+	30, // 46: bloomery.v1.JobService.WatchJob:input_type -> bloomery.v1.WatchJobRequest
+	32, // 47: bloomery.v1.JobService.CancelJob:input_type -> bloomery.v1.CancelJobRequest
+	34, // 48: bloomery.v1.JobService.GetJobPlan:input_type -> bloomery.v1.GetJobPlanRequest
+	27, // 49: bloomery.v1.JobService.ListJobs:output_type -> bloomery.v1.ListJobsResponse
+	29, // 50: bloomery.v1.JobService.GetJob:output_type -> bloomery.v1.GetJobResponse
+	31, // 51: bloomery.v1.JobService.WatchJob:output_type -> bloomery.v1.WatchJobResponse
+	33, // 52: bloomery.v1.JobService.CancelJob:output_type -> bloomery.v1.CancelJobResponse
+	35, // 53: bloomery.v1.JobService.GetJobPlan:output_type -> bloomery.v1.GetJobPlanResponse
+	49, // [49:54] is the sub-list for method output_type
+	44, // [44:49] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_bloomery_v1_job_proto_init() }
@@ -2795,7 +2888,7 @@ func file_bloomery_v1_job_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bloomery_v1_job_proto_rawDesc), len(file_bloomery_v1_job_proto_rawDesc)),
-			NumEnums:      4,
+			NumEnums:      5,
 			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
