@@ -139,6 +139,9 @@ func (r *rack) runAgent(ctx context.Context) {
 		if response.Msg.GetStep() == nil {
 			continue
 		}
+		r.mu.Lock()
+		r.targets[stepName(response.Msg.GetStep())] = response.Msg.GetTarget()
+		r.mu.Unlock()
 		if !a.do(ctx, response.Msg.GetJobId(), response.Msg.GetStep()) {
 			return
 		}
@@ -183,10 +186,10 @@ func (a *agent) do(ctx context.Context, job string, s *bloomeryv1.Step) bool {
 
 func fakeInventory(t *testing.T) *structpb.Struct {
 	t.Helper()
-	s, err := structpb.NewStruct(map[string]any{"disks": []any{
-		map[string]any{"name": "nvme0n1", "serial": "DISK-A", "wwn": "eui.1", "size_bytes": 8 << 30},
-		map[string]any{"name": "vda", "serial": "DISK-B", "size_bytes": 4 << 30},
-		map[string]any{"name": "sda", "serial": "STICK", "size_bytes": 1 << 30, "removable": true},
+	s, err := structpb.NewStruct(map[string]any{"bios": map[string]any{"uefi": true}, "tpm": map[string]any{"present": false}, "disks": []any{
+		map[string]any{"name": "nvme0n1", "serial": "DISK-A", "wwn": "eui.1", "size_bytes": 8 << 30, "transport": "nvme", "logical_sector": 512, "physical_sector": 512},
+		map[string]any{"name": "vda", "serial": "DISK-B", "size_bytes": 4 << 30, "transport": "virtio", "logical_sector": 512, "physical_sector": 512},
+		map[string]any{"name": "sda", "serial": "STICK", "size_bytes": 1 << 30, "transport": "usb", "logical_sector": 512, "physical_sector": 512, "removable": true},
 	}})
 	must(t, err)
 	return s

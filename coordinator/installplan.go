@@ -46,6 +46,11 @@ func (c *Coordinator) PlanInstall(ctx context.Context, r *connect.Request[bloome
 	if f.Plan, err = planInstall(m, spec, f); err != nil {
 		return nil, err
 	}
+	if f.Plan != nil {
+		if response.Plan, err = f.Plan.Encode(); err != nil {
+			return nil, fmt.Errorf("encode the plan: %w", err)
+		}
+	}
 	steps, err := Steps(m, request, f)
 	if err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 
 	bloomeryv1 "bloomery/api/bloomery/v1"
 	"bloomery/coordinator/store"
+	"bloomery/partition/layout"
 )
 
 const maxRequestID = 128
@@ -118,6 +119,11 @@ func (c *Coordinator) startJob(ctx context.Context, name, requestID string, r Re
 		if err := ch.CreateJob(j); err != nil {
 			return err
 		}
+		if f.Plan != nil {
+			if err := ch.createJobPlan(j.GetId(), f.Plan, r.Install); err != nil {
+				return err
+			}
+		}
 		if key != "" {
 			if err := ch.SaveRequest(key, j.GetId()); err != nil {
 				return err
@@ -131,6 +137,19 @@ func (c *Coordinator) startJob(ctx context.Context, name, requestID string, r Re
 		return nil, err
 	}
 	return redact(j.Job), nil
+}
+
+// createJobPlan stores the plan of a new job with what opens its volumes.
+func (ch *change) createJobPlan(id string, plan *layout.Plan, spec *bloomeryv1.InstallSpec) error {
+	encoded, err := plan.Encode()
+	if err != nil {
+		return fmt.Errorf("encode the plan: %w", err)
+	}
+	secrets, err := jobSecrets(plan, spec.GetSecrets())
+	if err != nil {
+		return err
+	}
+	return ch.CreateJobPlan(id, store.JobPlan{Plan: encoded, Secrets: secrets})
 }
 
 // mayStart says whether a machine can take a job of a kind now.

@@ -36,13 +36,15 @@ const (
 
 // rack is a coordinator with a real store and real TLS, and a machine made of fakes.
 type rack struct {
-	t       *testing.T
-	dir     string
-	config  Config
-	images  *images.Store
-	auth    *pki.Authority
-	machine *bmctest.Fake
-	sw      *switchporttest.Switch
+	t      *testing.T
+	dir    string
+	config Config
+	images *images.Store
+	// imageKey signs images.
+	imageKey images.PrivateKey
+	auth     *pki.Authority
+	machine  *bmctest.Fake
+	sw       *switchporttest.Switch
 	// learns is what the switch learns on the port when the machine is on.
 	learns net.HardwareAddr
 	// act changes what the machine's agent does with a step; nil does it well.
@@ -52,6 +54,9 @@ type rack struct {
 	installed []byte
 	// ran counts the steps that agents finished, by kind.
 	ran map[string]int
+
+	// targets are what came beside the steps, by the step's kind.
+	targets map[string]*bloomeryv1.LayoutTarget
 
 	// logTo, unless nil, gets all that the coordinator logs, as JSON.
 	logTo io.Writer
@@ -81,12 +86,13 @@ func testTiming() Timing {
 func newRack(t *testing.T) *rack {
 	t.Helper()
 	dir := t.TempDir()
-	r := &rack{t: t, dir: dir, ran: map[string]int{}, sw: switchporttest.New()}
+	r := &rack{t: t, dir: dir, ran: map[string]int{}, targets: map[string]*bloomeryv1.LayoutTarget{}, sw: switchporttest.New()}
 	r.life, r.stopAll = context.WithCancel(context.Background())
 	pkiDir := filepath.Join(dir, "pki")
 	must(t, pki.InitRack(pkiDir, pki.InitOptions{Name: "test", ServerAddresses: []string{"127.0.0.1"}, OperatorName: "anna"}))
 	public, private, err := images.GenerateKey()
 	must(t, err)
+	r.imageKey = private
 	r.images, err = images.OpenStore(filepath.Join(dir, "images"), public)
 	must(t, err)
 	r.addImage("tiny", 1<<20, private)

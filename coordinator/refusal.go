@@ -3,6 +3,7 @@ package coordinator
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"connectrpc.com/connect"
 
@@ -19,6 +20,17 @@ type Refusal struct {
 
 func (r *Refusal) Error() string { return r.Field + ": " + r.Message }
 
+// Refusals are all that stands against one request, in the order of its fields; at least one.
+type Refusals []*Refusal
+
+func (r Refusals) Error() string {
+	lines := make([]string, len(r))
+	for i, one := range r {
+		lines[i] = one.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
 func invalid(field, reason, format string, args ...any) *Refusal {
 	return &Refusal{Field: field, Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
@@ -31,19 +43,14 @@ func notNow(field, reason, format string, args ...any) *Refusal {
 func rpcError(err error) error {
 	var connectErr *connect.Error
 	var refusal *Refusal
+	var refusals Refusals
 	switch {
 	case err == nil || errors.As(err, &connectErr):
 		return err
+	case errors.As(err, &refusals) && len(refusals) > 0:
+		return refusalError(refusals...)
 	case errors.As(err, &refusal):
-		code := connect.CodeInvalidArgument
-		if refusal.State {
-			code = connect.CodeFailedPrecondition
-		}
-		e := connect.NewError(code, refusal)
-		if detail, err := connect.NewErrorDetail(&bloomeryv1.FieldError{Field: refusal.Field, Reason: refusal.Reason, Message: refusal.Message}); err == nil {
-			e.AddDetail(detail)
-		}
-		return e
+		return refusalError(refusal)
 	case errors.Is(err, store.ErrUnsure):
 		return connect.NewError(connect.CodeUnavailable, fmt.Errorf("the rack's coordinators have no majority; whether the change was made is not known: look again when they have one (%w)", err))
 	case errors.Is(err, store.ErrNoMajority):
@@ -58,4 +65,19 @@ func rpcError(err error) error {
 		return connect.NewError(connect.CodeResourceExhausted, err)
 	}
 	return connect.NewError(connect.CodeInternal, err)
+}
+
+// refusalError has the code of the first refusal, and a detail for each.
+func refusalError(all ...*Refusal) error {
+	code := connect.CodeInvalidArgument
+	if all[0].State {
+		code = connect.CodeFailedPrecondition
+	}
+	e := connect.NewError(code, Refusals(all))
+	for _, r := range all {
+		if detail, err := connect.NewErrorDetail(&bloomeryv1.FieldError{Field: r.Field, Reason: r.Reason, Message: r.Message}); err == nil {
+			e.AddDetail(detail)
+		}
+	}
+	return e
 }
