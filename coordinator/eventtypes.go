@@ -125,7 +125,7 @@ func EventTypes() []EventType {
 		{Type: "security.phone_home_refused", Severity: security, Description: "A phone-home call came with a wrong token or from a wrong address.", Fields: refused},
 		{Type: "security.report_refused", Severity: security, Description: "An agent reported on another machine's job.", Fields: refused},
 		{Type: "step.begun", Severity: info, Description: "The agent says that it has begun a step.", Fields: []EventField{step}},
-		{Type: "step.done", Severity: info, Description: "A step succeeded.", Fields: []EventField{step, {"seconds", kindNumber, "from its first start to its end"}, {"written_bytes", kindNumber, "bytes of disk that write-image wrote"}}},
+		{Type: "step.done", Severity: info, Description: "A step succeeded.", Fields: []EventField{step, {"seconds", kindNumber, "from its first start to its end"}, {"written_bytes", kindNumber, "bytes that write-image or unpack-image wrote"}}},
 		{Type: "step.failed", Severity: failure, Description: "A step failed.", Fields: []EventField{step, reason, {"machine_faulty", kindBool, "whether it condemns the machine"}}},
 		{Type: "step.progress", Severity: info, Description: "A step passed another tenth of its work.", Fields: []EventField{
 			step, {"percent", kindNumber, "0 to 100"}, {"done_bytes", kindNumber, "bytes of its work that are done"}, {"total_bytes", kindNumber, "bytes of all its work"}, {"bytes_per_second", kindNumber, "its speed"}}},
