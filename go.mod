@@ -41,6 +41,8 @@ require (
 	google.golang.org/protobuf v1.36.12
 )
 
+require github.com/google/go-tpm v0.9.8
+
 require (
 	filippo.io/hpke v0.4.0 // indirect
 	github.com/Rican7/retry v0.3.0 // indirect
