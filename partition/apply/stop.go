@@ -147,10 +147,9 @@ func (m *Machine) unmount(ctx context.Context, point string) error {
 	return err
 }
 
-// removeMapped ends a LUKS volume, a logical volume or any other device of the device mapper, by its number: names are of any bytes.
+// removeMapped ends a LUKS volume, a logical volume or any other device of the device mapper, by its name: dmsetup then knows which node to remove.
 func (m *Machine) removeMapped(ctx context.Context, n node) error {
-	major, minor, _ := strings.Cut(n.number, ":")
-	if _, err := m.tool(ctx, []string{"dmsetup", "remove", "--retry", "--major", major, "--minor", minor}); err != nil {
+	if _, err := m.tool(ctx, []string{"dmsetup", "remove", "--retry", "--", n.dmName}); err != nil {
 		return fmt.Errorf("remove %s (%s): %w", n.dmName, n.name, err)
 	}
 	if !strings.HasPrefix(n.dmUUID, "LVM-") {

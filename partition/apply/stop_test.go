@@ -127,13 +127,12 @@ func (w *world) machine() (*Machine, *run.Fake) {
 	fake := &run.Fake{Answer: func(c run.Call) (run.Result, error) {
 		switch c.Argv[0] {
 		case "dmsetup":
-			name := ""
-			for path, number := range w.numbers {
-				if number == c.Argv[4]+":"+c.Argv[6] {
-					name = filepath.Base(path)
+			for path := range w.numbers {
+				text, err := os.ReadFile(filepath.Join(w.root, "class/block", filepath.Base(path), "dm/name"))
+				if err == nil && strings.TrimSpace(string(text)) == c.Argv[len(c.Argv)-1] {
+					w.remove(filepath.Base(path))
 				}
 			}
-			w.remove(name)
 		case "mdadm", "losetup":
 			w.remove(filepath.Base(c.Argv[len(c.Argv)-1]))
 		}
