@@ -66,6 +66,11 @@ func (p *Plan) bars() []bar {
 		}
 		all = append(all, p.groupBar(p.group(names[0])))
 	}
+	for i := range all {
+		if len(all[i].cells) == 0 {
+			all[i].add(cell{kind: "free", name: "empty"})
+		}
+	}
 	return all
 }
 

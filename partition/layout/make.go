@@ -47,6 +47,11 @@ type device struct {
 // MakePlan matches a layout with a machine's disks and says what becomes of them, or everything that stands against it as Problems.
 // Disks that the layout does not choose are left alone.
 func MakePlan(l *Layout, disks []Disk, t Target) (*Plan, error) {
+	p, err := makePlan(l, disks, t)
+	return p, l.inSource(err)
+}
+
+func makePlan(l *Layout, disks []Disk, t Target) (*Plan, error) {
 	m, err := l.check()
 	if err != nil {
 		return nil, err

@@ -15,6 +15,12 @@ func Parse(data []byte) (*Layout, error) {
 	if err != nil {
 		return nil, err
 	}
+	switch origin(root) {
+	case OriginScaleway:
+		return fromScaleway(root)
+	case OriginEquinix:
+		return fromEquinix(root)
+	}
 	return parseNative(root)
 }
 

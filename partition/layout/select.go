@@ -189,7 +189,7 @@ func byOrder(disks []Disk, device string) (int, error) {
 		return cmp.Compare(x, y)
 	})
 	if place >= len(all) {
-		return -1, fmt.Errorf("%s is disk %d of its kind, by order, and the machine has %d; %s", clip(device), place+1, len(all), disksText(disks))
+		return -1, fmt.Errorf("%q is disk %d of its kind, by order, and the machine has %d; %s", clip(device), place+1, len(all), disksText(disks))
 	}
 	return all[place], nil
 }

@@ -152,6 +152,9 @@ func (v *validator) disk(path string, d DiskPlan) {
 		}
 		return
 	}
+	if len(d.Partitions) == 0 {
+		v.bad(at(path, "partitions"), "a table without partitions")
+	}
 	v.used[diskRef(d.Name)] = true
 	v.id(at(path, "guid"), d.GUID)
 	v.partitions(path, d)
@@ -271,6 +274,9 @@ func (v *validator) group(path string, g GroupPlan) {
 	}
 	if g.SizeBytes > total || g.SizeBytes <= 0 || g.SizeBytes%g.ExtentBytes != 0 {
 		v.bad(at(path, "size_bytes"), "%d is more than its devices have, or no multiple of an extent", g.SizeBytes)
+	}
+	if len(g.Volumes) == 0 {
+		v.bad(at(path, "volumes"), "a group without volumes")
 	}
 	pools, taken, spare := map[string]bool{}, int64(0), int64(0)
 	for i, one := range g.Volumes {
