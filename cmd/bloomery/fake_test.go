@@ -40,8 +40,10 @@ type fakeCoordinator struct {
 	mu       sync.Mutex
 	machines map[string]*bloomeryv1.Machine
 	images   map[string]*bloomeryv1.Image
-	watches  map[string]int
-	views    []*bloomeryv1.View
+	// manifests of the images, by name.
+	manifests map[string][]byte
+	watches   map[string]int
+	views     []*bloomeryv1.View
 	// updates counts the updates of each machine; the first is refused as if somebody else had been quicker.
 	updates map[string]int
 }
@@ -56,9 +58,12 @@ func serveFake(t testing.TB, dir, socket string) error {
 	if err != nil {
 		return err
 	}
-	f := &fakeCoordinator{fakeAccess: fakeAccess{authority: authority}, key: key, machines: map[string]*bloomeryv1.Machine{}, images: map[string]*bloomeryv1.Image{}, watches: map[string]int{}, updates: map[string]int{}}
+	f := &fakeCoordinator{fakeAccess: fakeAccess{authority: authority}, key: key, machines: map[string]*bloomeryv1.Machine{}, images: map[string]*bloomeryv1.Image{}, manifests: map[string][]byte{}, watches: map[string]int{}, updates: map[string]int{}}
 	for _, name := range []string{"node1", "bad"} {
 		f.machines[name] = &bloomeryv1.Machine{Name: name, Status: bloomeryv1.MachineStatus_MACHINE_STATUS_AVAILABLE, Macs: []string{"52:54:00:00:00:01"}, Network: "provisioning"}
+	}
+	if f.machines["stor1"], err = storage(); err != nil {
+		return err
 	}
 	mux := http.NewServeMux()
 	mux.Handle(bloomeryv1connect.NewMachineServiceHandler(f))
@@ -298,7 +303,7 @@ func (f *fakeCoordinator) AddImage(_ context.Context, stream *connect.ClientStre
 	image := &bloomeryv1.Image{Name: manifest.Name, SizeBytes: manifest.Size, DataBytes: size, Os: manifest.OS.ID, Copies: []string{"c1", "c2"}, Missing: []string{"c3"}}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.images[manifest.Name] = image
+	f.images[manifest.Name], f.manifests[manifest.Name] = image, header.GetManifest()
 	return connect.NewResponse(&bloomeryv1.AddImageResponse{Image: image}), nil
 }
 

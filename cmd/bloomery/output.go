@@ -87,14 +87,20 @@ func rowFormats() map[string]string {
 	return map[string]string{formatsKey: "table wide json yaml csv"}
 }
 
-// checkFormat refuses a format that a command does not have.
+// checkFormat refuses a format that a command does not have. A command without tables prints its own first format when none is asked for.
 func checkFormat(cmd *cobra.Command, output string) error {
 	formats := []string{"table", "json", "yaml"}
 	if own, ok := cmd.Annotations[formatsKey]; ok {
 		formats = strings.Fields(own)
 	}
+	if !cmd.Flags().Changed("output") {
+		return nil
+	}
 	if slices.Contains(formats, output) {
 		return nil
+	}
+	if len(formats) == 1 {
+		return usagef("--output %q: %q prints %s only", output, cmd.CommandPath(), formats[0])
 	}
 	last := len(formats) - 1
 	return usagef("--output %q: %q takes %s or %s", output, cmd.CommandPath(), strings.Join(formats[:last], ", "), formats[last])
