@@ -58,57 +58,55 @@ func (w *writer) clearEnds(ctx context.Context) error {
 	return nil
 }
 
-// writeEnds writes the frames that reach into the ends: first what of them lies outside, then the ends but for the table, then the table. Each
-// is durable before the next begins, so that a table is there only with all that it speaks of.
-func (w *writer) writeEnds(ctx context.Context) error {
-	head := alignedBuffer(int(w.ends.head))
-	tail := alignedBuffer(int(max(0, w.manifest.Size-w.ends.tail)))
-	var lock sync.Mutex
-	keep := func(p []byte, offset int64, end []byte, at int64) {
-		lock.Lock()
-		defer lock.Unlock()
-		copy(end[offset-at:], p)
+// endBytes are the bytes of an image that belong into the ends, kept until all others are on the disk.
+type endBytes struct {
+	mu         sync.Mutex
+	head, tail []byte
+}
+
+func (w *writer) newEndBytes() *endBytes {
+	return &endBytes{head: alignedBuffer(int(w.ends.head)), tail: alignedBuffer(int(max(0, w.manifest.Size-w.ends.tail)))}
+}
+
+// keep takes of p what belongs into the ends and returns the rest and its place.
+func (b *endBytes) keep(e ends, p []byte, offset int64) ([]byte, int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if n := min(e.head-offset, int64(len(p))); n > 0 {
+		copy(b.head[offset:], p[:n])
+		p, offset = p[n:], offset+n
 	}
-	write := func(ctx context.Context, p []byte, offset int64) error {
-		if n := w.ends.head - offset; n > 0 {
-			n = min(n, int64(len(p)))
-			keep(p[:n], offset, head, 0)
-			p, offset = p[n:], offset+n
-		}
-		if n := offset + int64(len(p)) - w.ends.tail; n > 0 {
-			n = min(n, int64(len(p)))
-			inside := p[int64(len(p))-n:]
-			p = p[:int64(len(p))-n]
-			keep(inside, offset+int64(len(p)), tail, w.ends.tail)
-		}
-		return w.writeBody(ctx, p, offset)
+	if n := min(offset+int64(len(p))-e.tail, int64(len(p))); n > 0 {
+		rest := p[:int64(len(p))-n]
+		copy(b.tail[offset+int64(len(rest))-e.tail:], p[len(rest):])
+		p = rest
 	}
-	last := planGroups(w.manifest, 0, w.ends.headFrames, nil)
-	last = append(last, planGroups(w.manifest, w.ends.bodyEnd, len(w.manifest.Frames), nil)...)
-	if err := w.stream(ctx, last, write); err != nil {
-		return err
-	}
-	type part struct {
+	return p, offset
+}
+
+// writeEnds writes the ends but for the table, and then the table. Each is durable before the next begins, and all else before both, so that a
+// table is there only with all that it speaks of.
+func (w *writer) writeEnds(b *endBytes) error {
+	table := min(tableSize, len(b.head))
+	for _, part := range []struct {
 		name   string
 		bytes  []byte
 		offset int64
-	}
-	table := min(tableSize, len(head))
-	for _, step := range [][]part{
-		{}, // what was written so far
-		{{"the beginning of the disk", head[table:], int64(table)}, {"the backup partition table", tail, w.ends.tail}},
-		{{"the partition table", head[:table], 0}},
+		sync   bool
+	}{
+		{"the beginning of the disk", b.head[table:], int64(table), false},
+		{"the backup partition table", b.tail, w.ends.tail, true},
+		{"the partition table", b.head[:table], 0, true},
 	} {
-		for _, p := range step {
-			if len(p.bytes) == 0 {
-				continue
-			}
-			if _, err := w.device.WriteAt(p.bytes, p.offset); err != nil {
-				return fmt.Errorf("writing %s: %w", p.name, err)
+		if len(part.bytes) > 0 {
+			if _, err := w.device.WriteAt(part.bytes, part.offset); err != nil {
+				return fmt.Errorf("writing %s: %w", part.name, err)
 			}
 		}
-		if err := w.device.Sync(); err != nil {
-			return fmt.Errorf("syncing the disk: %w", err)
+		if part.sync {
+			if err := w.device.Sync(); err != nil {
+				return fmt.Errorf("syncing %s: %w", part.name, err)
+			}
 		}
 	}
 	return nil

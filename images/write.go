@@ -163,8 +163,8 @@ func (w *writer) run(ctx context.Context) (Result, error) {
 		}
 	}
 	result.FramesKept, result.FramesTotal = len(keep), w.manifest.dataFrames()
-	body := planGroups(w.manifest, begin, end, keep)
-	if err := w.stream(ctx, body, w.writeBody); err != nil {
+	last, err := w.streamAll(ctx, begin, keep)
+	if err != nil {
 		return result, err
 	}
 	if err := w.device.Sync(); err != nil {
@@ -173,7 +173,7 @@ func (w *writer) run(ctx context.Context) (Result, error) {
 	if result.FramesReadBack, err = w.readBack(ctx, first, end); err != nil {
 		return result, err
 	}
-	if err := w.writeEnds(ctx); err != nil {
+	if err := w.writeEnds(last); err != nil {
 		return result, err
 	}
 	for _, written := range [][2]int{{0, first}, {end, len(w.manifest.Frames)}} {
@@ -187,4 +187,16 @@ func (w *writer) run(ctx context.Context) (Result, error) {
 	result.DataBytes = w.track.dataDone()
 	result.Elapsed = time.Since(w.start)
 	return result, nil
+}
+
+// streamAll streams the frames from begin on, but for those to keep, and those that reach into the ends, whose bytes there it returns.
+func (w *writer) streamAll(ctx context.Context, begin int, keep map[int]bool) (*endBytes, error) {
+	groups := planGroups(w.manifest, 0, w.ends.headFrames, nil)
+	groups = append(groups, planGroups(w.manifest, begin, w.ends.bodyEnd, keep)...)
+	groups = append(groups, planGroups(w.manifest, w.ends.bodyEnd, len(w.manifest.Frames), nil)...)
+	last := w.newEndBytes()
+	return last, w.stream(ctx, groups, func(ctx context.Context, p []byte, offset int64) error {
+		p, offset = last.keep(w.ends, p, offset)
+		return w.writeBody(ctx, p, offset)
+	})
 }

@@ -1,14 +1,14 @@
-// Bench compares the writing and the importing of an image with the commands an administrator would use instead, in the
-// same run on the same host, and writes the ratios as JSON. It judges nothing: slow is not an error.
+// Bench compares the writing and the importing of images with what an administrator would use instead, in the same run on the same host, and
+// writes the ratios as JSON. It judges nothing: slow is not an error.
 package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -35,12 +35,19 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	image := flags.String("image", "out/images/debian-12", "folder of the converted image")
 	raw := flags.String("raw", "out/images/debian-12.raw", "disk file that the image was converted from")
 	path := flags.String("report", "out/bench.json", "file to write; what is measured is in the folder bench beside it, for the time of the run")
+	memory := flags.String("memory", "/dev/shm", "folder of a tmpfs for the disk that is written to, which is a loop device")
 	runs := flags.Int("runs", 5, "runs of each side, whose median counts")
+	only := flags.String("only", "", "measure only this: debian-12, incompressible or import")
+	task := flags.String("task", "", "do one timed task, described in JSON, and print what it took: how the bench starts its sides")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if *runs < 1 || flags.NArg() > 0 {
 		return fmt.Errorf("--runs is %d with arguments %q: want at least 1 and none", *runs, flags.Args())
+	}
+	if *task != "" {
+		used, err := doTask(ctx, *task)
+		return errors.Join(err, json.NewEncoder(out).Encode(used))
 	}
 	host, err := figures.ThisHost()
 	if err != nil {
@@ -51,18 +58,10 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		return fmt.Errorf("making a folder for this run alone: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	rows, err := measure(ctx, *image, *raw, dir, *runs)
+	b := &bench{dir: dir, memory: *memory, image: *image, raw: *raw, runs: *runs, log: os.Stderr}
+	rows, err := b.measure(ctx, *only)
 	if err != nil {
 		return err
 	}
 	return errors.Join(figures.Write(*path, figures.Report{Host: host, Rows: rows}), figures.Table(out, rows))
-}
-
-// withFigures fills in what the times of the runs over size bytes of disk say.
-func withFigures(r figures.Row, size int64, ours, peer []time.Duration) figures.Row {
-	rate := func(t []time.Duration) float64 { return float64(size) / 1e6 / figures.Median(t).Seconds() }
-	r.Unit, r.Runs = "MB/s of disk", len(ours)
-	r.Ours, r.Peer = math.Round(rate(ours)), math.Round(rate(peer))
-	r.Ratio = math.Round(100*rate(ours)/rate(peer)) / 100
-	return r
 }
