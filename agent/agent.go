@@ -84,7 +84,7 @@ func New(o Options) (*Agent, error) {
 	}, quiet, a.console.say)
 	a.log = slog.New(&reportingHandler{Handler: quiet.Handler(), reporter: a.reporter})
 	a.enroller = &enroller{connection: a.connection, identity: a.identity, bootID: a.bootID, version: o.Version, say: a.console.say, refused: o.RefusedRetry}
-	a.runner = &runner{agent: a, finished: map[string]*pb.StepFinished{}}
+	a.runner = &runner{agent: a, finished: map[string]*pb.StepFinished{}, configured: map[string]installedKernel{}}
 	return a, nil
 }
 

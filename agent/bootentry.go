@@ -14,7 +14,7 @@ func (s *stepRun) bootEntry(ctx context.Context, spec *pb.BootEntryStep) (any, e
 	if err != nil {
 		return nil, err
 	}
-	entry, err := s.agent.options.Installer.SetBootEntry(ctx, disk.Path, int(spec.EspPartition), spec.LoaderPath, spec.Description)
+	entry, err := s.agent.options.Installer.SetBootEntry(ctx, disk.Path, int(spec.EspPartition), spec.LoaderPath, spec.Description, spec.KeepOthers)
 	if errors.Is(err, partition.ErrTable) {
 		return nil, failed(reasonPartitionTable, err)
 	}

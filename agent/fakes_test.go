@@ -33,6 +33,9 @@ import (
 	"bloomery/inventory"
 	"bloomery/network"
 	"bloomery/partition"
+	"bloomery/partition/apply"
+	"bloomery/partition/layout"
+	"bloomery/partition/system"
 	"bloomery/partition/wipe"
 )
 
@@ -52,6 +55,7 @@ type fakeMachine struct {
 	kexeced           chan struct{}
 	loaded            installedKernel
 	key               images.PublicKey
+	layout            fakeLayout
 	// during is called in the middle of a wipe.
 	during func()
 }
@@ -140,8 +144,57 @@ func (m *fakeMachine) WriteSeed(_ context.Context, dev string, _ int, _ cloudini
 	m.note("seed " + dev)
 	return nil
 }
-func (m *fakeMachine) SetBootEntry(context.Context, string, int, string, string) (efiboot.BootEntry, error) {
+func (m *fakeMachine) SetBootEntry(_ context.Context, dev string, esp int, _, _ string, keep bool) (efiboot.BootEntry, error) {
+	m.note(fmt.Sprintf("boot entry %s %d keep %v", dev, esp, keep))
 	return efiboot.BootEntry{Number: 7}, nil
+}
+
+func (m *fakeMachine) Layout(t layoutTarget) LayoutInstaller {
+	m.layout.machine, m.layout.target = m, t
+	return &m.layout
+}
+
+// fakeLayout is a plan's installer that finds each of the plan's disks and remembers what it was told.
+type fakeLayout struct {
+	machine *fakeMachine
+	target  layoutTarget
+	// err is what the call of a name fails with; left is what an earlier attempt left, which Unpack refuses and Renew removes.
+	err    map[string]error
+	left   bool
+	report apply.Report
+}
+
+func (l *fakeLayout) do(what string) error {
+	l.machine.note(what)
+	return l.err[what]
+}
+func (l *fakeLayout) Apply(ctx context.Context, progress func(a layout.Action, done, total int)) (apply.Report, error) {
+	for _, d := range l.target.plan.Disks {
+		path, err := l.target.find(ctx, d.Serial, d.WWN)
+		if err != nil {
+			return apply.Report{}, err
+		}
+		l.machine.note("apply " + path)
+	}
+	for i, a := range l.target.plan.Actions() {
+		progress(a, i, len(l.target.plan.Actions()))
+	}
+	return l.report, l.do("apply")
+}
+func (l *fakeLayout) Renew(context.Context) error { l.left = false; return l.do("renew") }
+func (l *fakeLayout) Unpack(_ context.Context, o images.UnpackOptions) (images.UnpackResult, error) {
+	if l.left {
+		return images.UnpackResult{}, fmt.Errorf("unpack: %w", images.ErrNotEmpty)
+	}
+	return images.UnpackResult{Entries: 3, Bytes: o.Manifest.Size}, l.do("unpack")
+}
+func (l *fakeLayout) Configure(_ context.Context, k installedKernel) (system.Boot, error) {
+	return system.Boot{Kernel: "/boot" + k.Kernel, Initrd: "/boot" + k.Initrd, CommandLine: "root=UUID=x " + k.CommandLine, Loaders: []system.Loader{{Serial: "S1", Partition: 1, Path: `\EFI\BOOT\BOOTX64.EFI`}}}, l.do("configure")
+}
+func (l *fakeLayout) WriteSeed(context.Context, cloudinit.NoCloud) error { return l.do("seed") }
+func (l *fakeLayout) LoadKernel(_ context.Context, k installedKernel) error {
+	l.machine.loaded = k
+	return l.do("load")
 }
 
 // fakeCoordinator signs, hands out steps in order, and stores reports by their keys as the real one does.
@@ -167,8 +220,10 @@ type fakeCoordinator struct {
 	reports  map[int64]*pb.Report
 	repeated int // reports that came again
 	batches  []int
-	again    map[string]int // how often a step is handed out after it is finished
-	changed  chan struct{}
+	// target comes beside every step.
+	target  *pb.LayoutTarget
+	again   map[string]int // how often a step is handed out after it is finished
+	changed chan struct{}
 }
 
 func newFakeCoordinator(t *testing.T, steps ...*pb.Step) *fakeCoordinator {
@@ -226,7 +281,7 @@ func (c *fakeCoordinator) listen(address string) {
 func (c *fakeCoordinator) urls() []string {
 	live := "https://" + c.address
 	for _, step := range c.steps {
-		if step.GetWriteImage() != nil {
+		if step.GetWriteImage() != nil || step.GetUnpackImage() != nil {
 			return []string{live}
 		}
 	}
@@ -287,7 +342,7 @@ func (c *fakeCoordinator) NextStep(ctx context.Context, r *connect.Request[pb.Ne
 		for _, step := range c.steps {
 			if n := c.finishes(step.Id); n <= c.again[step.Id] {
 				c.mu.Unlock()
-				return connect.NewResponse(&pb.NextStepResponse{JobId: "job", Step: step}), nil
+				return connect.NewResponse(&pb.NextStepResponse{JobId: "job", Step: step, Target: c.target}), nil
 			}
 		}
 		c.mu.Unlock()

@@ -52,12 +52,31 @@ func (s *stepRun) loadKernel(ctx context.Context, spec *pb.HandoverStep) string 
 	if why := s.agent.options.System.KexecBlocked(); why != "" {
 		return why
 	}
+	if spec.Disk == nil {
+		return s.loadLayoutKernel(ctx)
+	}
 	disk, err := s.disk(ctx, spec.Disk)
 	if err != nil {
 		return fmt.Sprintf("the installed disk was not found: %v", err)
 	}
 	kernel := installedKernel{Kernel: spec.Kernel, Initrd: spec.Initrd, CommandLine: spec.CommandLine}
 	if err := s.agent.options.Installer.LoadKernel(ctx, disk.Path, int(spec.Partition), kernel); err != nil {
+		return fmt.Sprintf("the installed kernel was not loaded: %v", err)
+	}
+	return ""
+}
+
+// loadLayoutKernel is loadKernel for a system on a plan's filesystems. Its command line was made when it was configured.
+func (s *stepRun) loadLayoutKernel(ctx context.Context) string {
+	kernel, ok := s.agent.runner.configured[s.jobID]
+	if !ok {
+		return "the machine was restarted since the system was configured"
+	}
+	installer, _, err := s.layout()
+	if err != nil {
+		return fmt.Sprintf("the installed kernel was not loaded: %v", err)
+	}
+	if err := installer.LoadKernel(ctx, kernel); err != nil {
 		return fmt.Sprintf("the installed kernel was not loaded: %v", err)
 	}
 	return ""

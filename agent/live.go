@@ -142,14 +142,14 @@ func (l *live) WriteSeed(ctx context.Context, dev string, number int, seed cloud
 }
 
 // SetBootEntry implements Installer.
-func (l *live) SetBootEntry(ctx context.Context, dev string, esp int, path, description string) (efiboot.BootEntry, error) {
+func (l *live) SetBootEntry(ctx context.Context, dev string, esp int, path, description string, keep bool) (efiboot.BootEntry, error) {
 	info, err := partition.PartitionInfo(dev, esp)
 	if err != nil {
 		return efiboot.BootEntry{}, err
 	}
 	return efiboot.SetDisk(ctx, efiboot.DefaultRoot, efiboot.Entry{
 		Description: description, PartitionNumber: uint32(info.Number), PartStartLBA: info.FirstLBA, PartSizeLBA: info.Sectors,
-		PartitionGUID: info.GUID, Path: path,
+		PartitionGUID: info.GUID, Path: path, Keep: keep,
 		// No BootNext: a handover by kexec would leave it unused, and it would win over the next job's network boot.
 	})
 }

@@ -14,6 +14,9 @@ import (
 	"bloomery/inventory"
 	"bloomery/network"
 	"bloomery/partition"
+	"bloomery/partition/apply"
+	"bloomery/partition/layout"
+	"bloomery/partition/system"
 	"bloomery/partition/wipe"
 )
 
@@ -55,9 +58,27 @@ type Installer interface {
 	WriteImage(ctx context.Context, dev string, o images.WriteOptions) (images.Result, error)
 	GrowRoot(ctx context.Context, dev string, number int) (partition.GrowResult, error)
 	WriteSeed(ctx context.Context, dev string, number int, seed cloudinit.NoCloud) error
-	SetBootEntry(ctx context.Context, dev string, esp int, path, description string) (efiboot.BootEntry, error)
+	// SetBootEntry makes the firmware start a loader first; keep leaves the entries that it made earlier behind it.
+	SetBootEntry(ctx context.Context, dev string, esp int, path, description string, keep bool) (efiboot.BootEntry, error)
+	// Layout is for the disks of a job's plan.
+	Layout(t layoutTarget) LayoutInstaller
 	// LoadKernel makes a kernel of the installed system, in partition number of dev, what System.Kexec starts.
 	LoadKernel(ctx context.Context, dev string, number int, kernel installedKernel) error
+}
+
+// LayoutInstaller carries out a job's plan. One goroutine at a time uses it; each call activates what a restart has left inactive.
+type LayoutInstaller interface {
+	// Apply makes the disks what the plan says, keeps what is there as planned, and reads everything back; progress is told of each action before it begins.
+	Apply(ctx context.Context, progress func(a layout.Action, done, total int)) (apply.Report, error)
+	// Renew makes the plan's mounted filesystems anew, empty.
+	Renew(ctx context.Context) error
+	// Unpack runs images.Unpack with the plan's filesystems mounted.
+	Unpack(ctx context.Context, o images.UnpackOptions) (images.UnpackResult, error)
+	// Configure makes the unpacked system start from the plan's disks with a kernel of the image.
+	Configure(ctx context.Context, k installedKernel) (system.Boot, error)
+	WriteSeed(ctx context.Context, seed cloudinit.NoCloud) error
+	// LoadKernel makes a kernel of the installed system what System.Kexec starts.
+	LoadKernel(ctx context.Context, k installedKernel) error
 }
 
 // Watchdog is petted while the agent lives.

@@ -24,6 +24,8 @@ type runner struct {
 	agent *Agent
 	// finished are the steps that touched a disk in this boot, by id: none of them runs a second time.
 	finished map[string]*pb.StepFinished
+	// configured are what systems that were configured in this boot start with, by job.
+	configured map[string]installedKernel
 }
 
 // run goes on until ctx ends.
@@ -54,16 +56,17 @@ func (r *runner) run(ctx context.Context) error {
 		if response.GetStep() == nil {
 			continue
 		}
-		if err := r.step(ctx, response.JobId, response.Step); err != nil {
+		if err := r.step(ctx, response); err != nil {
 			return err
 		}
 	}
 }
 
 // step runs one step and returns when its end is acknowledged; the error is only that ctx ended.
-func (r *runner) step(ctx context.Context, jobID string, step *pb.Step) error {
+func (r *runner) step(ctx context.Context, given *pb.NextStepResponse) error {
+	jobID, step := given.JobId, given.Step
 	a, kind := r.agent, stepKind(step)
-	run := &stepRun{agent: a, jobID: jobID, step: step}
+	run := &stepRun{agent: a, jobID: jobID, step: step, target: given.Target}
 	finished, again := r.finished[step.Id]
 	if again {
 		a.console.say("step %s (%s) was done before in this boot and is not run again", kind, plain(step.Id))

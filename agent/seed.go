@@ -12,11 +12,21 @@ func (s *stepRun) cloudInit(ctx context.Context, spec *pb.CloudInitStep) (any, e
 	if err := cloudinit.ValidateUserData(spec.UserData); err != nil {
 		return nil, failed(reasonSeed, err)
 	}
+	seed := cloudinit.NoCloud{MetaData: spec.MetaData, UserData: spec.UserData, VendorData: spec.VendorData, NetworkConfig: spec.NetworkConfig}
+	if spec.Disk == nil {
+		installer, _, err := s.layout()
+		if err != nil {
+			return nil, err
+		}
+		if err := installer.WriteSeed(ctx, seed); err != nil {
+			return nil, s.layoutError(err, reasonSeed)
+		}
+		return map[string]any{"path": "/" + cloudinit.SeedDir}, nil
+	}
 	disk, err := s.disk(ctx, spec.Disk)
 	if err != nil {
 		return nil, err
 	}
-	seed := cloudinit.NoCloud{MetaData: spec.MetaData, UserData: spec.UserData, VendorData: spec.VendorData, NetworkConfig: spec.NetworkConfig}
 	if err := s.agent.options.Installer.WriteSeed(ctx, disk.Path, int(spec.Partition), seed); err != nil {
 		return nil, failed(reasonSeed, err)
 	}

@@ -35,6 +35,10 @@ const (
 	reasonGrow           = "GROW_FAILED"
 	reasonSeed           = "SEED_FAILED"
 	reasonBootEntry      = "BOOT_ENTRY_FAILED"
+	reasonNoPlan         = "PLAN_INVALID"
+	reasonLayout         = "LAYOUT_FAILED"
+	reasonUnpack         = "UNPACK_FAILED"
+	reasonConfigure      = "CONFIGURE_FAILED"
 )
 
 // StepError is why a step failed.
@@ -62,6 +66,8 @@ type stepRun struct {
 	agent *Agent
 	jobID string
 	step  *pb.Step
+	// target is the job's plan, for a step that works on its filesystems.
+	target *pb.LayoutTarget
 
 	// kexec says, after a handover, that the installed kernel is loaded.
 	kexec bool
@@ -89,6 +95,12 @@ func (s *stepRun) do(ctx context.Context) (any, error) {
 		return s.writeImage(ctx, spec.WriteImage)
 	case *pb.Step_GrowRoot:
 		return s.growRoot(ctx, spec.GrowRoot)
+	case *pb.Step_ApplyLayout:
+		return s.applyLayout(ctx, spec.ApplyLayout)
+	case *pb.Step_UnpackImage:
+		return s.unpackImage(ctx, spec.UnpackImage)
+	case *pb.Step_ConfigureSystem:
+		return s.configureSystem(ctx, spec.ConfigureSystem)
 	case *pb.Step_CloudInit:
 		return s.cloudInit(ctx, spec.CloudInit)
 	case *pb.Step_BootEntry:
@@ -102,7 +114,7 @@ func (s *stepRun) do(ctx context.Context) (any, error) {
 // touchesDisk tells whether a step changes what is on a disk.
 func touchesDisk(step *pb.Step) bool {
 	switch step.Spec.(type) {
-	case *pb.Step_Wipe, *pb.Step_WriteImage, *pb.Step_GrowRoot, *pb.Step_CloudInit:
+	case *pb.Step_Wipe, *pb.Step_WriteImage, *pb.Step_GrowRoot, *pb.Step_ApplyLayout, *pb.Step_UnpackImage, *pb.Step_ConfigureSystem, *pb.Step_CloudInit:
 		return true
 	}
 	return false

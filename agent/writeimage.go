@@ -79,8 +79,14 @@ func writePercent(p images.Progress) float64 {
 	return 100 * float64(p.DataDone) / float64(p.DataTotal)
 }
 
-func (s *stepRun) manifest(ctx context.Context, source images.Source, spec *pb.WriteImageStep) (*images.Manifest, error) {
-	data, signature, err := source.FetchManifest(ctx, spec.Image)
+// imageStep is a step that puts an image onto the machine.
+type imageStep interface {
+	GetImage() string
+	GetManifestSha256() string
+}
+
+func (s *stepRun) manifest(ctx context.Context, source images.Source, spec imageStep) (*images.Manifest, error) {
+	data, signature, err := source.FetchManifest(ctx, spec.GetImage())
 	if errors.Is(err, images.ErrNotFound) {
 		return nil, failed(reasonImageNotFound, err)
 	}
@@ -89,13 +95,13 @@ func (s *stepRun) manifest(ctx context.Context, source images.Source, spec *pb.W
 	}
 	manifest, err := images.VerifyManifest(data, signature, s.agent.options.Config.ImageKey)
 	if errors.Is(err, images.ErrSignature) {
-		return nil, failed(reasonImageSignature, fmt.Errorf("image %s: %w", spec.Image, err))
+		return nil, failed(reasonImageSignature, fmt.Errorf("image %s: %w", spec.GetImage(), err))
 	}
 	if err != nil {
-		return nil, failed(reasonImageCorrupt, fmt.Errorf("image %s: %w", spec.Image, err))
+		return nil, failed(reasonImageCorrupt, fmt.Errorf("image %s: %w", spec.GetImage(), err))
 	}
-	if manifest.Name != spec.Image || manifest.SHA256().String() != spec.ManifestSha256 {
-		return nil, failed(reasonImageManifest, fmt.Errorf("image %s: its manifest has SHA-256 %s, the job was made for %s", spec.Image, manifest.SHA256(), spec.ManifestSha256))
+	if manifest.Name != spec.GetImage() || manifest.SHA256().String() != spec.GetManifestSha256() {
+		return nil, failed(reasonImageManifest, fmt.Errorf("image %s: its manifest has SHA-256 %s, the job was made for %s", spec.GetImage(), manifest.SHA256(), spec.GetManifestSha256()))
 	}
 	return manifest, nil
 }

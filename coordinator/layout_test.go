@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	bloomeryv1 "bloomery/api/bloomery/v1"
 	"bloomery/coordinator/store"
@@ -337,8 +338,11 @@ func TestPlanInstallRefusals(t *testing.T) {
 		"two names of a disk": {spec: func(s *bloomeryv1.InstallSpec) {
 			s.Layout, s.Disk = nil, &bloomeryv1.DiskRef{Serial: "DISK-A", Wwn: "eui.1"}
 		}, want: []string{"spec.disk TWO_NAMES"}},
-		"not a layout":             {spec: func(s *bloomeryv1.InstallSpec) { s.Layout = []byte("\t") }, want: []string{"spec.layout SYNTAX"}},
-		"no inventory":             {machine: func(m *bloomeryv1.Machine) { m.Inventory = nil }, want: []string{"spec.layout DISK_NOT_FOUND"}},
+		"not a layout": {spec: func(s *bloomeryv1.InstallSpec) { s.Layout = []byte("\t") }, want: []string{"spec.layout SYNTAX"}},
+		"no inventory": {machine: func(m *bloomeryv1.Machine) { m.Inventory = nil }, want: []string{"spec.layout DISK_NOT_FOUND"}},
+		"BIOS": {machine: func(m *bloomeryv1.Machine) {
+			m.Inventory.Fields["bios"].GetStructValue().Fields["uefi"] = structpb.NewBoolValue(false)
+		}, want: []string{"spec.image NEEDS_UEFI"}},
 		"a disk that is not there": {spec: replace("DISK-A", "DISK-Z"), want: []string{"spec.layout.disks[1].select.serial DISK_NOT_FOUND"}},
 		"no secret":                {spec: func(s *bloomeryv1.InstallSpec) { s.Secrets = nil }, want: []string{"spec.secrets[disk] REQUIRED"}},
 		"short secret and a strange": {spec: func(s *bloomeryv1.InstallSpec) {

@@ -48,8 +48,11 @@ func planInstall(m *bloomeryv1.Machine, spec *bloomeryv1.InstallSpec, f Facts) (
 	if err != nil {
 		return nil, err
 	}
+	if !machine.BIOS.UEFI {
+		return nil, notNow("spec.image", "NEEDS_UEFI", "machine %s started through a BIOS at its last inspection, and rootfs images start through UEFI only", m.GetName())
+	}
 	plan, err := layout.MakePlan(want, machine.Disks, layout.Target{
-		UEFI: machine.BIOS.UEFI, TPM2: machine.TPM.Present && machine.TPM.Version == 2, Stacks: image.stacks(), RootBytes: image.SizeBytes, Seed: f.JobID,
+		UEFI: true, TPM2: machine.TPM.Present && machine.TPM.Version == 2, Stacks: image.stacks(), RootBytes: image.SizeBytes, Seed: f.JobID,
 	})
 	if err != nil {
 		return nil, layoutRefusal(err)
