@@ -34,6 +34,8 @@ func imageError(err error) error {
 		return connect.NewError(connect.CodeNotFound, err)
 	case errors.Is(err, images.ErrExists):
 		return connect.NewError(connect.CodeAlreadyExists, err)
+	case errors.Is(err, images.ErrUploading):
+		return connect.NewError(connect.CodeAborted, err)
 	case errors.Is(err, images.ErrNoSpace):
 		return connect.NewError(connect.CodeResourceExhausted, err)
 	case errors.Is(err, images.ErrSignature):
@@ -201,11 +203,14 @@ func (c *Coordinator) AddImage(ctx context.Context, stream *connect.ClientStream
 		// What is left here of that name is spoilt, or was removed from the rack.
 		begin = c.Images.BeginReplacing
 	}
-	upload, err := begin(header.GetName(), header.GetManifest(), header.GetSignature())
+	upload, err := begin(ctx, header.GetName(), header.GetManifest(), header.GetSignature())
 	if err != nil {
 		return nil, imageError(err)
 	}
 	defer upload.Abort()
+	if err := goOn(upload, header.GetOffset()); err != nil {
+		return nil, err
+	}
 	for stream.Receive() {
 		if _, err := upload.Write(stream.Msg().GetData()); err != nil {
 			return nil, imageError(err)
@@ -219,6 +224,30 @@ func (c *Coordinator) AddImage(ctx context.Context, stream *connect.ClientStream
 		return nil, imageError(err)
 	}
 	return connect.NewResponse(&bloomeryv1.AddImageResponse{Image: image}), nil
+}
+
+// goOn makes an upload ready for data from an offset on.
+func goOn(upload *images.Upload, offset int64) error {
+	if here := upload.Offset(); offset == here {
+		return nil
+	} else if offset != 0 {
+		return connect.NewError(connect.CodeAborted, fmt.Errorf("storing image %s: %d bytes of its data are here, not %d: ask again how many and go on from there",
+			upload.Manifest().Name, here, offset))
+	}
+	return imageError(upload.Restart())
+}
+
+// GetImageUpload implements bloomery.v1.ImageService.
+func (c *Coordinator) GetImageUpload(_ context.Context, r *connect.Request[bloomeryv1.GetImageUploadRequest]) (*connect.Response[bloomeryv1.GetImageUploadResponse], error) {
+	var digest images.Digest
+	if err := digest.UnmarshalText([]byte(r.Msg.GetManifestSha256())); err != nil {
+		return nil, invalid("manifest_sha256", "DIGEST_INVALID", "%v", err)
+	}
+	received, err := c.Images.Received(digest)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&bloomeryv1.GetImageUploadResponse{ReceivedBytes: received}), nil
 }
 
 // mayAddImage says whether an image may be added at a coordinator, and whether the rack has ever known that name. A name that is taken can be

@@ -48,7 +48,7 @@ type imageFailure struct {
 }
 
 // syncImages fetches, verifies and removes images until the context ends. It looks when an image is added or removed anywhere, and now and
-// then. One image is copied at a time; an interrupted copy begins again.
+// then. One image is copied at a time; an interrupted copy goes on from what was received.
 func (c *Coordinator) syncImages(ctx context.Context) error {
 	wake, done := c.hub.subscribe("images")
 	defer done()
@@ -87,6 +87,13 @@ func (s *imageSync) pass(ctx context.Context) error {
 		return err
 	}
 	s.forget(plan)
+	swept, err := s.c.Images.Sweep(s.c.config.Now())
+	if err != nil {
+		return err
+	}
+	if len(swept) > 0 {
+		s.c.Logger.Info("removed what interrupted copies and uploads had left", "folders", swept)
+	}
 	for _, image := range plan.verify {
 		if s.rests(image.GetName()) {
 			continue
@@ -266,12 +273,13 @@ func (s *imageSync) fetch(ctx context.Context, image store.CatalogueImage) (reas
 	if err != nil {
 		return copyFetching, err
 	}
-	upload, err := c.Images.BeginReplacing(name, manifest, signature)
+	upload, err := c.Images.BeginReplacing(ctx, name, manifest, signature)
 	if err != nil {
 		return copyReason(err), err
 	}
 	defer upload.Abort()
 	if sha := upload.Manifest().SHA256().String(); sha != image.GetManifestSha256() {
+		upload.Discard()
 		return copyFetching, fmt.Errorf("the manifest that came has sha256 %s, want %s", sha, image.GetManifestSha256())
 	}
 	if err := receive(ctx, source, upload); err != nil {
@@ -285,6 +293,7 @@ func (s *imageSync) fetch(ctx context.Context, image store.CatalogueImage) (reas
 		return copyFetching, err
 	}
 	if !now.Removed.IsZero() || now.GetManifestSha256() != image.GetManifestSha256() {
+		upload.Discard()
 		return "", nil // removed or replaced meanwhile: the next look sees it
 	}
 	if err := upload.Commit(); err != nil {
@@ -334,11 +343,11 @@ func (p peerTransports) close() {
 	}
 }
 
-// receive reads the data of an upload from a source, in order.
+// receive reads the data of an upload from a source, in order, from where an earlier one stopped.
 func receive(ctx context.Context, source images.Source, upload *images.Upload) error {
 	m := upload.Manifest()
 	chunk := make([]byte, min(copyChunk, m.DataLength()))
-	for offset := int64(0); offset < m.DataLength(); offset += int64(len(chunk)) {
+	for offset := upload.Offset(); offset < m.DataLength(); offset += int64(len(chunk)) {
 		chunk = chunk[:min(int64(len(chunk)), m.DataLength()-offset)]
 		if err := source.ReadRange(ctx, m.Name, chunk, offset); err != nil {
 			return err

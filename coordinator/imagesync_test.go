@@ -28,6 +28,7 @@ import (
 // imageRack is coordinators on one database, each with an image store that the others can read.
 type imageRack struct {
 	t       *testing.T
+	keys    string
 	db      *store.Store
 	auth    *pki.Authority
 	public  images.PublicKey
@@ -52,6 +53,7 @@ func newImageRack(t *testing.T, nodes ...string) *imageRack {
 	must(t, err)
 	dir := t.TempDir()
 	keys := filepath.Join(dir, "pki")
+	r.keys = keys
 	must(t, pki.InitRack(keys, pki.InitOptions{Name: "test", ServerAddresses: []string{"127.0.0.1"}, OperatorName: "anna", Node: "c1"}))
 	r.auth, err = pki.LoadAuthority(keys)
 	must(t, err)
@@ -78,7 +80,7 @@ func (r *imageRack) join(name, dir string) *imageNode {
 		log = slog.New(slog.NewTextHandler(r.t.Output(), nil)).With("node", name)
 	}
 	timing := testTiming()
-	c, err := New(Config{Node: name, Timing: timing}, Deps{Store: r.db, Images: st, Authority: r.auth, Logger: log, roster: r.roster})
+	c, err := New(Config{Node: name, PKI: r.keys, Timing: timing}, Deps{Store: r.db, Images: st, Authority: r.auth, Logger: log, roster: r.roster})
 	must(r.t, err)
 	server := httptest.NewUnstartedServer(c.Handler())
 	server.TLS = r.auth.ServerTLS()
@@ -145,7 +147,7 @@ func (r *imageRack) image(name string, size int) (manifest, signature, data []by
 func (r *imageRack) add(n *imageNode, name string, size int) *bloomeryv1.Image {
 	r.t.Helper()
 	manifest, signature, data := r.image(name, size)
-	upload, err := n.Images.BeginReplacing(name, manifest, signature)
+	upload, err := n.Images.BeginReplacing(r.t.Context(), name, manifest, signature)
 	must(r.t, err)
 	_, err = upload.Write(data)
 	must(r.t, err)
@@ -339,7 +341,7 @@ func TestImagesBeforeTheCatalogue(t *testing.T) {
 	old, err := images.OpenStore(dir, r.public)
 	must(t, err)
 	manifest, signature, data := r.image("debian-11", 1<<20)
-	upload, err := old.Begin("debian-11", manifest, signature)
+	upload, err := old.Begin(t.Context(), "debian-11", manifest, signature)
 	must(t, err)
 	_, err = upload.Write(data)
 	must(t, err)
@@ -376,7 +378,7 @@ func TestFullDiskIsSaid(t *testing.T) {
 		t.Errorf("missing at %v, want c2", image.GetMissing())
 	}
 	manifest, signature, _ := r.image("debian-13", 1<<20)
-	_, err := c2.Images.Begin("debian-13", manifest, signature)
+	_, err := c2.Images.Begin(t.Context(), "debian-13", manifest, signature)
 	if connect.CodeOf(imageError(err)) != connect.CodeResourceExhausted {
 		t.Errorf("adding an image to a full disk: %v", err)
 	}

@@ -71,7 +71,7 @@ func (r *rack) addRootfs(name string) {
 	must(r.t, err)
 	signature, err := os.ReadFile(filepath.Join(dir, images.SignatureFile))
 	must(r.t, err)
-	up, err := r.images.Begin(name, manifest, signature)
+	up, err := r.images.Begin(r.t.Context(), name, manifest, signature)
 	must(r.t, err)
 	data, err := os.Open(filepath.Join(dir, images.DataFile))
 	must(r.t, err)

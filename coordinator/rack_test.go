@@ -148,7 +148,7 @@ func (r *rack) addImage(name string, size int64, key images.PrivateKey) {
 	must(r.t, err)
 	signature, err := images.Sign(data, key)
 	must(r.t, err)
-	up, err := r.images.Begin(name, data, signature)
+	up, err := r.images.Begin(r.t.Context(), name, data, signature)
 	must(r.t, err)
 	must(r.t, up.Commit())
 }

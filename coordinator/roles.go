@@ -104,6 +104,7 @@ func permissions() []permission {
 		{bloomeryv1connect.ImageServiceGetImageProcedure, operator, everyone, 0},
 		{bloomeryv1connect.ImageServiceVerifyImageProcedure, operator, everyone, 0},
 		{bloomeryv1connect.ImageServiceAddImageProcedure, operator, operating | admin, changes},
+		{bloomeryv1connect.ImageServiceGetImageUploadProcedure, operator, operating | admin, 0},
 		{bloomeryv1connect.ImageServiceRemoveImageProcedure, operator, operating | admin, changes},
 
 		{bloomeryv1connect.WebhookServiceListWebhooksProcedure, operator, everyone, 0},

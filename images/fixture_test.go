@@ -73,7 +73,7 @@ func (f *fixture) store(t *testing.T) *Store {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
-	u, err := s.Begin("debian-12", f.read(t, ManifestFile), f.read(t, SignatureFile))
+	u, err := s.Begin(t.Context(), "debian-12", f.read(t, ManifestFile), f.read(t, SignatureFile))
 	if err != nil {
 		t.Fatal(err)
 	}

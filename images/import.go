@@ -43,7 +43,8 @@ type ImportOptions struct {
 
 // Import turns a disk file, raw or qcow2, plain or compressed as .zst, .gz, .xz or .bz2 (found by its first bytes), into an image in the
 // folder options.Out. It streams with bounded memory; a qcow2 that is no file of its own is first copied to one beside the folder, since it
-// is read here and there. The folder appears complete or not at all.
+// is read here and there. The folder appears complete or not at all. What an import that was interrupted has compressed is kept beside it, and used by
+// the next one where the input is the same.
 func Import(ctx context.Context, r io.Reader, options ImportOptions) (*Manifest, error) {
 	m, err := importTo(ctx, r, options, diskInput{})
 	if err != nil {
@@ -90,27 +91,25 @@ func importTo(ctx context.Context, r io.Reader, options ImportOptions, from inpu
 		return nil, fmt.Errorf("%s: %w", options.Out, ErrExists)
 	}
 	parent := filepath.Dir(filepath.Clean(options.Out))
-	temp, err := os.MkdirTemp(parent, ".import-")
+	part, err := openPart(filepath.Join(parent, partPrefix+filepath.Base(options.Out)))
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.RemoveAll(temp))
-		}
+		err = errors.Join(err, part.close(err != nil, ctx.Err() != nil))
 	}()
 	m = &Manifest{
 		Format: Format, Name: options.Name, Kind: from.kind(), SectorSize: SectorSize, FrameSize: FrameSize,
 		Created: options.Created.UTC().Truncate(time.Second), OS: options.OS, Boot: options.Boot,
 	}
-	if err := writeData(ctx, r, temp, m, options, from); err != nil {
+	if err := writeData(ctx, r, part, m, options, from); err != nil {
 		return nil, err
 	}
 	manifest, err := m.Encode()
 	if err != nil {
 		return nil, err
 	}
-	if err := writeNewFile(filepath.Join(temp, ManifestFile), manifest, 0o644); err != nil {
+	if err := writeNewFile(filepath.Join(part.dir, ManifestFile), manifest, 0o644); err != nil {
 		return nil, err
 	}
 	if options.Key != nil {
@@ -118,26 +117,25 @@ func importTo(ctx context.Context, r io.Reader, options ImportOptions, from inpu
 		if err != nil {
 			return nil, err
 		}
-		if err := writeNewFile(filepath.Join(temp, SignatureFile), signature, 0o644); err != nil {
+		if err := writeNewFile(filepath.Join(part.dir, SignatureFile), signature, 0o644); err != nil {
 			return nil, err
 		}
 	}
-	if err := os.Rename(temp, options.Out); err != nil {
+	if err := os.Rename(part.dir, options.Out); err != nil {
 		return nil, err
 	}
 	return m, syncDir(parent)
 }
 
-func writeData(ctx context.Context, r io.Reader, folder string, m *Manifest, options ImportOptions, from input) error {
-	file, err := os.OpenFile(filepath.Join(folder, DataFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
+func writeData(ctx context.Context, r io.Reader, part *part, m *Manifest, options ImportOptions, from input) error {
+	if err := part.open(); err != nil {
 		return err
 	}
-	err = compressFrames(ctx, r, file, folder, m, options, from)
+	err := compressFrames(ctx, r, part, m, options, from)
 	if err == nil {
-		err = file.Sync()
+		err = part.finish(m.DataLength())
 	}
-	return errors.Join(err, file.Close())
+	return errors.Join(err, part.closeFiles())
 }
 
 // importFrame is a frame on its way through the compressor.
@@ -147,13 +145,15 @@ type importFrame struct {
 	length int64
 	in     int64
 	stored []byte
-	frame  Frame
-	done   chan struct{}
+	// kept says that stored is what an interrupted import left, where frame.DataOffset says.
+	kept  bool
+	frame Frame
+	done  chan struct{}
 }
 
 // compressFrames reads, compresses in parallel and writes in order: every frame enters both the workers' queue and the
 // writer's, whose length bounds the memory.
-func compressFrames(ctx context.Context, r io.Reader, w io.Writer, folder string, m *Manifest, options ImportOptions, from input) error {
+func compressFrames(ctx context.Context, r io.Reader, part *part, m *Manifest, options ImportOptions, from input) error {
 	group, ctx := errgroup.WithContext(ctx)
 	work := make(chan *importFrame)
 	ordered := make(chan *importFrame, options.Workers)
@@ -161,7 +161,7 @@ func compressFrames(ctx context.Context, r io.Reader, w io.Writer, folder string
 	group.Go(func() error {
 		defer close(work)
 		defer close(ordered)
-		disk, err := from.open(ctx, group, r, folder, options.MaxSize)
+		disk, err := from.open(ctx, group, r, part.dir, options.MaxSize)
 		if err != nil {
 			return err
 		}
@@ -177,15 +177,17 @@ func compressFrames(ctx context.Context, r io.Reader, w io.Writer, folder string
 				return fmt.Errorf("starting zstd: %w", err)
 			}
 			for f := range work {
-				f.stored = encoder.EncodeAll(f.raw, nil)
-				f.frame = Frame{Offset: f.offset, Length: f.length, DataLength: int64(len(f.stored)), SHA256: sha256.Sum256(f.stored), RawSHA256: sha256.Sum256(f.raw)}
+				if f.frame, f.stored, f.kept = part.kept(f.offset, f.raw); !f.kept {
+					f.stored = encoder.EncodeAll(f.raw, nil)
+					f.frame.DataLength, f.frame.SHA256 = int64(len(f.stored)), sha256.Sum256(f.stored)
+				}
 				f.raw = nil
 				close(f.done)
 			}
 			return encoder.Close()
 		})
 	}
-	group.Go(func() error { return storeFrames(ctx, ordered, w, m, options.Progress) })
+	group.Go(func() error { return storeFrames(ctx, ordered, part, m, options.Progress) })
 	return group.Wait()
 }
 
@@ -239,7 +241,7 @@ func readFrames(ctx context.Context, disk *diskReader, work, ordered chan<- *imp
 	}
 }
 
-func storeFrames(ctx context.Context, ordered <-chan *importFrame, w io.Writer, m *Manifest, progress func(in, disk int64)) error {
+func storeFrames(ctx context.Context, ordered <-chan *importFrame, part *part, m *Manifest, progress func(in, disk int64)) error {
 	var dataOffset int64
 	for f := range ordered {
 		select {
@@ -254,10 +256,11 @@ func storeFrames(ctx context.Context, ordered <-chan *importFrame, w io.Writer, 
 		case f.frame.Zero:
 			m.Frames = append(m.Frames, f.frame)
 		default:
-			if _, err := w.Write(f.stored); err != nil {
-				return fmt.Errorf("writing data: %w", err)
-			}
+			isThere := f.kept && f.frame.DataOffset == dataOffset
 			f.frame.DataOffset = dataOffset
+			if err := part.store(f.frame, f.stored, isThere); err != nil {
+				return err
+			}
 			dataOffset += f.frame.DataLength
 			m.Frames = append(m.Frames, f.frame)
 		}

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,6 +25,8 @@ var (
 	ErrExists = errors.New("image exists already")
 	// ErrCorrupt says that stored or received bytes are not those the signed manifest names.
 	ErrCorrupt = errors.New("image data is corrupt")
+	// ErrUploading says that an image is just being received from elsewhere.
+	ErrUploading = errors.New("another upload of this image is under way")
 	// ErrNoSpace says that the store's disk has no room for an image.
 	ErrNoSpace = errors.New("no space is left for the image")
 )
@@ -41,6 +45,10 @@ type Store struct {
 	dir  string
 	root *os.Root
 	keys []PublicKey
+
+	mu sync.Mutex
+	// uploads are those under way, by their manifests.
+	uploads map[Digest]*Upload
 }
 
 // Entry is one stored image.
@@ -51,7 +59,7 @@ type Entry struct {
 	Signature     []byte
 }
 
-// OpenStore opens the store in dir, making the folder if need be and clearing what an interrupted upload or removal left.
+// OpenStore opens the store in dir, making the folder if need be and clearing what an interrupted removal left, and an upload that nobody went on with.
 // Only images signed by one of the keys are accepted or returned.
 func OpenStore(dir string, keys ...PublicKey) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -61,8 +69,8 @@ func OpenStore(dir string, keys ...PublicKey) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening image store: %w", err)
 	}
-	s := &Store{dir: dir, root: root, keys: slices.Clone(keys)}
-	if err := s.clear(); err != nil {
+	s := &Store{dir: dir, root: root, keys: slices.Clone(keys), uploads: map[Digest]*Upload{}}
+	if _, err := s.Sweep(time.Now()); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening image store: %w", err), root.Close())
 	}
 	return s, nil
@@ -70,21 +78,6 @@ func OpenStore(dir string, keys ...PublicKey) (*Store, error) {
 
 // Close releases the store's folder.
 func (s *Store) Close() error { return s.root.Close() }
-
-func (s *Store) clear() error {
-	entries, err := s.readDir()
-	if err != nil {
-		return err
-	}
-	for _, entry := range entries {
-		if strings.HasPrefix(entry.Name(), uploadPrefix) || strings.HasPrefix(entry.Name(), removePrefix) {
-			if err := s.root.RemoveAll(entry.Name()); err != nil {
-				return fmt.Errorf("clearing %s: %w", entry.Name(), err)
-			}
-		}
-	}
-	return nil
-}
 
 func (s *Store) readDir() ([]fs.DirEntry, error) { return fs.ReadDir(s.root.FS(), ".") }
 

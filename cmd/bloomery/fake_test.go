@@ -42,8 +42,10 @@ type fakeCoordinator struct {
 	images   map[string]*bloomeryv1.Image
 	// manifests of the images, by name.
 	manifests map[string][]byte
-	watches   map[string]int
-	views     []*bloomeryv1.View
+	// received is what an upload that broke has brought, by the manifest's digest.
+	received map[string]int64
+	watches  map[string]int
+	views    []*bloomeryv1.View
 	// updates counts the updates of each machine; the first is refused as if somebody else had been quicker.
 	updates map[string]int
 }
@@ -58,7 +60,7 @@ func serveFake(t testing.TB, dir, socket string) error {
 	if err != nil {
 		return err
 	}
-	f := &fakeCoordinator{fakeAccess: fakeAccess{authority: authority}, key: key, machines: map[string]*bloomeryv1.Machine{}, images: map[string]*bloomeryv1.Image{}, manifests: map[string][]byte{}, watches: map[string]int{}, updates: map[string]int{}}
+	f := &fakeCoordinator{fakeAccess: fakeAccess{authority: authority}, key: key, machines: map[string]*bloomeryv1.Machine{}, images: map[string]*bloomeryv1.Image{}, manifests: map[string][]byte{}, received: map[string]int64{}, watches: map[string]int{}, updates: map[string]int{}}
 	for _, name := range []string{"node1", "bad"} {
 		f.machines[name] = &bloomeryv1.Machine{Name: name, Status: bloomeryv1.MachineStatus_MACHINE_STATUS_AVAILABLE, Macs: []string{"52:54:00:00:00:01"}, Network: "provisioning"}
 	}
@@ -300,11 +302,27 @@ func (f *fakeCoordinator) AddImage(_ context.Context, stream *connect.ClientStre
 	if err != nil {
 		return nil, connect.NewError(connect.CodeInvalidArgument, err)
 	}
-	image := &bloomeryv1.Image{Name: manifest.Name, SizeBytes: manifest.Size, DataBytes: size, Os: manifest.OS.ID, Copies: []string{"c1", "c2"}, Missing: []string{"c3"}}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if header.GetOffset() != f.received[manifest.SHA256().String()] {
+		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("wrong offset"))
+	}
+	if manifest.Name == "debian-cut" && header.GetOffset() == 0 {
+		f.received[manifest.SHA256().String()] = size / 2
+		return nil, connect.NewError(connect.CodeUnavailable, errors.New("the coordinator stops"))
+	}
+	if size += header.GetOffset(); size != manifest.DataLength() {
+		return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("%d bytes came of %d", size, manifest.DataLength()))
+	}
+	image := &bloomeryv1.Image{Name: manifest.Name, SizeBytes: manifest.Size, DataBytes: size, Os: manifest.OS.ID, Copies: []string{"c1", "c2"}, Missing: []string{"c3"}}
 	f.images[manifest.Name], f.manifests[manifest.Name] = image, header.GetManifest()
 	return connect.NewResponse(&bloomeryv1.AddImageResponse{Image: image}), nil
+}
+
+func (f *fakeCoordinator) GetImageUpload(_ context.Context, r *connect.Request[bloomeryv1.GetImageUploadRequest]) (*connect.Response[bloomeryv1.GetImageUploadResponse], error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return connect.NewResponse(&bloomeryv1.GetImageUploadResponse{ReceivedBytes: f.received[r.Msg.GetManifestSha256()]}), nil
 }
 
 func (f *fakeCoordinator) ListImages(context.Context, *connect.Request[bloomeryv1.ListImagesRequest]) (*connect.Response[bloomeryv1.ListImagesResponse], error) {

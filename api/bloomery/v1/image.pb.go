@@ -400,7 +400,9 @@ type AddImageHeader struct {
 	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Manifest []byte                 `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`
 	// minisign signature of the manifest.
-	Signature     []byte `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`
+	Signature []byte `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`
+	// Where in the data the first data message begins: 0, or what GetImageUpload said.
+	Offset        int64 `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -456,6 +458,13 @@ func (x *AddImageHeader) GetSignature() []byte {
 	return nil
 }
 
+func (x *AddImageHeader) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
 type AddImageResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Image         *Image                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
@@ -500,6 +509,95 @@ func (x *AddImageResponse) GetImage() *Image {
 	return nil
 }
 
+type GetImageUploadRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SHA-256 of the manifest, hex.
+	ManifestSha256 string `protobuf:"bytes,1,opt,name=manifest_sha256,json=manifestSha256,proto3" json:"manifest_sha256,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *GetImageUploadRequest) Reset() {
+	*x = GetImageUploadRequest{}
+	mi := &file_bloomery_v1_image_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetImageUploadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetImageUploadRequest) ProtoMessage() {}
+
+func (x *GetImageUploadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_image_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetImageUploadRequest.ProtoReflect.Descriptor instead.
+func (*GetImageUploadRequest) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *GetImageUploadRequest) GetManifestSha256() string {
+	if x != nil {
+		return x.ManifestSha256
+	}
+	return ""
+}
+
+type GetImageUploadResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ReceivedBytes int64                  `protobuf:"varint,1,opt,name=received_bytes,json=receivedBytes,proto3" json:"received_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetImageUploadResponse) Reset() {
+	*x = GetImageUploadResponse{}
+	mi := &file_bloomery_v1_image_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetImageUploadResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetImageUploadResponse) ProtoMessage() {}
+
+func (x *GetImageUploadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_image_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetImageUploadResponse.ProtoReflect.Descriptor instead.
+func (*GetImageUploadResponse) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *GetImageUploadResponse) GetReceivedBytes() int64 {
+	if x != nil {
+		return x.ReceivedBytes
+	}
+	return 0
+}
+
 type VerifyImageRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -509,7 +607,7 @@ type VerifyImageRequest struct {
 
 func (x *VerifyImageRequest) Reset() {
 	*x = VerifyImageRequest{}
-	mi := &file_bloomery_v1_image_proto_msgTypes[8]
+	mi := &file_bloomery_v1_image_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +619,7 @@ func (x *VerifyImageRequest) String() string {
 func (*VerifyImageRequest) ProtoMessage() {}
 
 func (x *VerifyImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_image_proto_msgTypes[8]
+	mi := &file_bloomery_v1_image_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +632,7 @@ func (x *VerifyImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyImageRequest.ProtoReflect.Descriptor instead.
 func (*VerifyImageRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{8}
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *VerifyImageRequest) GetName() string {
@@ -553,7 +651,7 @@ type VerifyImageResponse struct {
 
 func (x *VerifyImageResponse) Reset() {
 	*x = VerifyImageResponse{}
-	mi := &file_bloomery_v1_image_proto_msgTypes[9]
+	mi := &file_bloomery_v1_image_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -565,7 +663,7 @@ func (x *VerifyImageResponse) String() string {
 func (*VerifyImageResponse) ProtoMessage() {}
 
 func (x *VerifyImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_image_proto_msgTypes[9]
+	mi := &file_bloomery_v1_image_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -578,7 +676,7 @@ func (x *VerifyImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyImageResponse.ProtoReflect.Descriptor instead.
 func (*VerifyImageResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{9}
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *VerifyImageResponse) GetImage() *Image {
@@ -597,7 +695,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_bloomery_v1_image_proto_msgTypes[10]
+	mi := &file_bloomery_v1_image_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -609,7 +707,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_image_proto_msgTypes[10]
+	mi := &file_bloomery_v1_image_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -622,7 +720,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{10}
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RemoveImageRequest) GetName() string {
@@ -640,7 +738,7 @@ type RemoveImageResponse struct {
 
 func (x *RemoveImageResponse) Reset() {
 	*x = RemoveImageResponse{}
-	mi := &file_bloomery_v1_image_proto_msgTypes[11]
+	mi := &file_bloomery_v1_image_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -652,7 +750,7 @@ func (x *RemoveImageResponse) String() string {
 func (*RemoveImageResponse) ProtoMessage() {}
 
 func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_image_proto_msgTypes[11]
+	mi := &file_bloomery_v1_image_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -665,7 +763,7 @@ func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{11}
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{13}
 }
 
 var File_bloomery_v1_image_proto protoreflect.FileDescriptor
@@ -697,25 +795,31 @@ const file_bloomery_v1_image_proto_rawDesc = "" +
 	"\x0fAddImageRequest\x125\n" +
 	"\x06header\x18\x01 \x01(\v2\x1b.bloomery.v1.AddImageHeaderH\x00R\x06header\x12\x14\n" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\x06\n" +
-	"\x04part\"^\n" +
+	"\x04part\"v\n" +
 	"\x0eAddImageHeader\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bmanifest\x18\x02 \x01(\fR\bmanifest\x12\x1c\n" +
-	"\tsignature\x18\x03 \x01(\fR\tsignature\"<\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\x12\x16\n" +
+	"\x06offset\x18\x04 \x01(\x03R\x06offset\"<\n" +
 	"\x10AddImageResponse\x12(\n" +
-	"\x05image\x18\x01 \x01(\v2\x12.bloomery.v1.ImageR\x05image\"(\n" +
+	"\x05image\x18\x01 \x01(\v2\x12.bloomery.v1.ImageR\x05image\"@\n" +
+	"\x15GetImageUploadRequest\x12'\n" +
+	"\x0fmanifest_sha256\x18\x01 \x01(\tR\x0emanifestSha256\"?\n" +
+	"\x16GetImageUploadResponse\x12%\n" +
+	"\x0ereceived_bytes\x18\x01 \x01(\x03R\rreceivedBytes\"(\n" +
 	"\x12VerifyImageRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"?\n" +
 	"\x13VerifyImageResponse\x12(\n" +
 	"\x05image\x18\x01 \x01(\v2\x12.bloomery.v1.ImageR\x05image\"(\n" +
 	"\x12RemoveImageRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x15\n" +
-	"\x13RemoveImageResponse2\x95\x03\n" +
+	"\x13RemoveImageResponse2\xf0\x03\n" +
 	"\fImageService\x12M\n" +
 	"\n" +
 	"ListImages\x12\x1e.bloomery.v1.ListImagesRequest\x1a\x1f.bloomery.v1.ListImagesResponse\x12G\n" +
 	"\bGetImage\x12\x1c.bloomery.v1.GetImageRequest\x1a\x1d.bloomery.v1.GetImageResponse\x12I\n" +
-	"\bAddImage\x12\x1c.bloomery.v1.AddImageRequest\x1a\x1d.bloomery.v1.AddImageResponse(\x01\x12P\n" +
+	"\bAddImage\x12\x1c.bloomery.v1.AddImageRequest\x1a\x1d.bloomery.v1.AddImageResponse(\x01\x12Y\n" +
+	"\x0eGetImageUpload\x12\".bloomery.v1.GetImageUploadRequest\x1a#.bloomery.v1.GetImageUploadResponse\x12P\n" +
 	"\vVerifyImage\x12\x1f.bloomery.v1.VerifyImageRequest\x1a .bloomery.v1.VerifyImageResponse\x12P\n" +
 	"\vRemoveImage\x12\x1f.bloomery.v1.RemoveImageRequest\x1a .bloomery.v1.RemoveImageResponseB%Z#bloomery/api/bloomery/v1;bloomeryv1b\x06proto3"
 
@@ -731,24 +835,26 @@ func file_bloomery_v1_image_proto_rawDescGZIP() []byte {
 	return file_bloomery_v1_image_proto_rawDescData
 }
 
-var file_bloomery_v1_image_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_bloomery_v1_image_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_bloomery_v1_image_proto_goTypes = []any{
-	(*Image)(nil),                 // 0: bloomery.v1.Image
-	(*ListImagesRequest)(nil),     // 1: bloomery.v1.ListImagesRequest
-	(*ListImagesResponse)(nil),    // 2: bloomery.v1.ListImagesResponse
-	(*GetImageRequest)(nil),       // 3: bloomery.v1.GetImageRequest
-	(*GetImageResponse)(nil),      // 4: bloomery.v1.GetImageResponse
-	(*AddImageRequest)(nil),       // 5: bloomery.v1.AddImageRequest
-	(*AddImageHeader)(nil),        // 6: bloomery.v1.AddImageHeader
-	(*AddImageResponse)(nil),      // 7: bloomery.v1.AddImageResponse
-	(*VerifyImageRequest)(nil),    // 8: bloomery.v1.VerifyImageRequest
-	(*VerifyImageResponse)(nil),   // 9: bloomery.v1.VerifyImageResponse
-	(*RemoveImageRequest)(nil),    // 10: bloomery.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),   // 11: bloomery.v1.RemoveImageResponse
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*Image)(nil),                  // 0: bloomery.v1.Image
+	(*ListImagesRequest)(nil),      // 1: bloomery.v1.ListImagesRequest
+	(*ListImagesResponse)(nil),     // 2: bloomery.v1.ListImagesResponse
+	(*GetImageRequest)(nil),        // 3: bloomery.v1.GetImageRequest
+	(*GetImageResponse)(nil),       // 4: bloomery.v1.GetImageResponse
+	(*AddImageRequest)(nil),        // 5: bloomery.v1.AddImageRequest
+	(*AddImageHeader)(nil),         // 6: bloomery.v1.AddImageHeader
+	(*AddImageResponse)(nil),       // 7: bloomery.v1.AddImageResponse
+	(*GetImageUploadRequest)(nil),  // 8: bloomery.v1.GetImageUploadRequest
+	(*GetImageUploadResponse)(nil), // 9: bloomery.v1.GetImageUploadResponse
+	(*VerifyImageRequest)(nil),     // 10: bloomery.v1.VerifyImageRequest
+	(*VerifyImageResponse)(nil),    // 11: bloomery.v1.VerifyImageResponse
+	(*RemoveImageRequest)(nil),     // 12: bloomery.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),    // 13: bloomery.v1.RemoveImageResponse
+	(*timestamppb.Timestamp)(nil),  // 14: google.protobuf.Timestamp
 }
 var file_bloomery_v1_image_proto_depIdxs = []int32{
-	12, // 0: bloomery.v1.Image.created_at:type_name -> google.protobuf.Timestamp
+	14, // 0: bloomery.v1.Image.created_at:type_name -> google.protobuf.Timestamp
 	0,  // 1: bloomery.v1.ListImagesResponse.images:type_name -> bloomery.v1.Image
 	0,  // 2: bloomery.v1.GetImageResponse.image:type_name -> bloomery.v1.Image
 	6,  // 3: bloomery.v1.AddImageRequest.header:type_name -> bloomery.v1.AddImageHeader
@@ -757,15 +863,17 @@ var file_bloomery_v1_image_proto_depIdxs = []int32{
 	1,  // 6: bloomery.v1.ImageService.ListImages:input_type -> bloomery.v1.ListImagesRequest
 	3,  // 7: bloomery.v1.ImageService.GetImage:input_type -> bloomery.v1.GetImageRequest
 	5,  // 8: bloomery.v1.ImageService.AddImage:input_type -> bloomery.v1.AddImageRequest
-	8,  // 9: bloomery.v1.ImageService.VerifyImage:input_type -> bloomery.v1.VerifyImageRequest
-	10, // 10: bloomery.v1.ImageService.RemoveImage:input_type -> bloomery.v1.RemoveImageRequest
-	2,  // 11: bloomery.v1.ImageService.ListImages:output_type -> bloomery.v1.ListImagesResponse
-	4,  // 12: bloomery.v1.ImageService.GetImage:output_type -> bloomery.v1.GetImageResponse
-	7,  // 13: bloomery.v1.ImageService.AddImage:output_type -> bloomery.v1.AddImageResponse
-	9,  // 14: bloomery.v1.ImageService.VerifyImage:output_type -> bloomery.v1.VerifyImageResponse
-	11, // 15: bloomery.v1.ImageService.RemoveImage:output_type -> bloomery.v1.RemoveImageResponse
-	11, // [11:16] is the sub-list for method output_type
-	6,  // [6:11] is the sub-list for method input_type
+	8,  // 9: bloomery.v1.ImageService.GetImageUpload:input_type -> bloomery.v1.GetImageUploadRequest
+	10, // 10: bloomery.v1.ImageService.VerifyImage:input_type -> bloomery.v1.VerifyImageRequest
+	12, // 11: bloomery.v1.ImageService.RemoveImage:input_type -> bloomery.v1.RemoveImageRequest
+	2,  // 12: bloomery.v1.ImageService.ListImages:output_type -> bloomery.v1.ListImagesResponse
+	4,  // 13: bloomery.v1.ImageService.GetImage:output_type -> bloomery.v1.GetImageResponse
+	7,  // 14: bloomery.v1.ImageService.AddImage:output_type -> bloomery.v1.AddImageResponse
+	9,  // 15: bloomery.v1.ImageService.GetImageUpload:output_type -> bloomery.v1.GetImageUploadResponse
+	11, // 16: bloomery.v1.ImageService.VerifyImage:output_type -> bloomery.v1.VerifyImageResponse
+	13, // 17: bloomery.v1.ImageService.RemoveImage:output_type -> bloomery.v1.RemoveImageResponse
+	12, // [12:18] is the sub-list for method output_type
+	6,  // [6:12] is the sub-list for method input_type
 	6,  // [6:6] is the sub-list for extension type_name
 	6,  // [6:6] is the sub-list for extension extendee
 	0,  // [0:6] is the sub-list for field type_name
@@ -786,7 +894,7 @@ func file_bloomery_v1_image_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bloomery_v1_image_proto_rawDesc), len(file_bloomery_v1_image_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

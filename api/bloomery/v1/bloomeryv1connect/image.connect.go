@@ -39,6 +39,9 @@ const (
 	ImageServiceGetImageProcedure = "/bloomery.v1.ImageService/GetImage"
 	// ImageServiceAddImageProcedure is the fully-qualified name of the ImageService's AddImage RPC.
 	ImageServiceAddImageProcedure = "/bloomery.v1.ImageService/AddImage"
+	// ImageServiceGetImageUploadProcedure is the fully-qualified name of the ImageService's
+	// GetImageUpload RPC.
+	ImageServiceGetImageUploadProcedure = "/bloomery.v1.ImageService/GetImageUpload"
 	// ImageServiceVerifyImageProcedure is the fully-qualified name of the ImageService's VerifyImage
 	// RPC.
 	ImageServiceVerifyImageProcedure = "/bloomery.v1.ImageService/VerifyImage"
@@ -53,8 +56,12 @@ type ImageServiceClient interface {
 	GetImage(context.Context, *connect.Request[v1.GetImageRequest]) (*connect.Response[v1.GetImageResponse], error)
 	// AddImage stores an image that the client converted and signed, at the coordinator that is called; the others copy it from there.
 	// The first message carries the header, the others data in order. INVALID_ARGUMENT when the signature or a frame's checksum is wrong,
-	// RESOURCE_EXHAUSTED when the disk is full; nothing is stored then.
+	// RESOURCE_EXHAUSTED when the disk is full; nothing is stored then. What a stream that broke has brought is kept for a day: see GetImageUpload.
+	// ABORTED while another stream brings the same image, or when the header's offset is not what is here: ask again.
 	AddImage(context.Context) *connect.ClientStreamForClient[v1.AddImageRequest, v1.AddImageResponse]
+	// GetImageUpload says how much of an image's data the coordinator that is called has of an AddImage that broke, so that the next one goes on
+	// from there.
+	GetImageUpload(context.Context, *connect.Request[v1.GetImageUploadRequest]) (*connect.Response[v1.GetImageUploadResponse], error)
 	// VerifyImage reads every frame of a stored image again, at the coordinator that is called. A copy that is spoilt is fetched again
 	// from another coordinator.
 	VerifyImage(context.Context, *connect.Request[v1.VerifyImageRequest]) (*connect.Response[v1.VerifyImageResponse], error)
@@ -91,6 +98,12 @@ func NewImageServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(imageServiceMethods.ByName("AddImage")),
 			connect.WithClientOptions(opts...),
 		),
+		getImageUpload: connect.NewClient[v1.GetImageUploadRequest, v1.GetImageUploadResponse](
+			httpClient,
+			baseURL+ImageServiceGetImageUploadProcedure,
+			connect.WithSchema(imageServiceMethods.ByName("GetImageUpload")),
+			connect.WithClientOptions(opts...),
+		),
 		verifyImage: connect.NewClient[v1.VerifyImageRequest, v1.VerifyImageResponse](
 			httpClient,
 			baseURL+ImageServiceVerifyImageProcedure,
@@ -108,11 +121,12 @@ func NewImageServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 
 // imageServiceClient implements ImageServiceClient.
 type imageServiceClient struct {
-	listImages  *connect.Client[v1.ListImagesRequest, v1.ListImagesResponse]
-	getImage    *connect.Client[v1.GetImageRequest, v1.GetImageResponse]
-	addImage    *connect.Client[v1.AddImageRequest, v1.AddImageResponse]
-	verifyImage *connect.Client[v1.VerifyImageRequest, v1.VerifyImageResponse]
-	removeImage *connect.Client[v1.RemoveImageRequest, v1.RemoveImageResponse]
+	listImages     *connect.Client[v1.ListImagesRequest, v1.ListImagesResponse]
+	getImage       *connect.Client[v1.GetImageRequest, v1.GetImageResponse]
+	addImage       *connect.Client[v1.AddImageRequest, v1.AddImageResponse]
+	getImageUpload *connect.Client[v1.GetImageUploadRequest, v1.GetImageUploadResponse]
+	verifyImage    *connect.Client[v1.VerifyImageRequest, v1.VerifyImageResponse]
+	removeImage    *connect.Client[v1.RemoveImageRequest, v1.RemoveImageResponse]
 }
 
 // ListImages calls bloomery.v1.ImageService.ListImages.
@@ -128,6 +142,11 @@ func (c *imageServiceClient) GetImage(ctx context.Context, req *connect.Request[
 // AddImage calls bloomery.v1.ImageService.AddImage.
 func (c *imageServiceClient) AddImage(ctx context.Context) *connect.ClientStreamForClient[v1.AddImageRequest, v1.AddImageResponse] {
 	return c.addImage.CallClientStream(ctx)
+}
+
+// GetImageUpload calls bloomery.v1.ImageService.GetImageUpload.
+func (c *imageServiceClient) GetImageUpload(ctx context.Context, req *connect.Request[v1.GetImageUploadRequest]) (*connect.Response[v1.GetImageUploadResponse], error) {
+	return c.getImageUpload.CallUnary(ctx, req)
 }
 
 // VerifyImage calls bloomery.v1.ImageService.VerifyImage.
@@ -146,8 +165,12 @@ type ImageServiceHandler interface {
 	GetImage(context.Context, *connect.Request[v1.GetImageRequest]) (*connect.Response[v1.GetImageResponse], error)
 	// AddImage stores an image that the client converted and signed, at the coordinator that is called; the others copy it from there.
 	// The first message carries the header, the others data in order. INVALID_ARGUMENT when the signature or a frame's checksum is wrong,
-	// RESOURCE_EXHAUSTED when the disk is full; nothing is stored then.
+	// RESOURCE_EXHAUSTED when the disk is full; nothing is stored then. What a stream that broke has brought is kept for a day: see GetImageUpload.
+	// ABORTED while another stream brings the same image, or when the header's offset is not what is here: ask again.
 	AddImage(context.Context, *connect.ClientStream[v1.AddImageRequest]) (*connect.Response[v1.AddImageResponse], error)
+	// GetImageUpload says how much of an image's data the coordinator that is called has of an AddImage that broke, so that the next one goes on
+	// from there.
+	GetImageUpload(context.Context, *connect.Request[v1.GetImageUploadRequest]) (*connect.Response[v1.GetImageUploadResponse], error)
 	// VerifyImage reads every frame of a stored image again, at the coordinator that is called. A copy that is spoilt is fetched again
 	// from another coordinator.
 	VerifyImage(context.Context, *connect.Request[v1.VerifyImageRequest]) (*connect.Response[v1.VerifyImageResponse], error)
@@ -180,6 +203,12 @@ func NewImageServiceHandler(svc ImageServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(imageServiceMethods.ByName("AddImage")),
 		connect.WithHandlerOptions(opts...),
 	)
+	imageServiceGetImageUploadHandler := connect.NewUnaryHandler(
+		ImageServiceGetImageUploadProcedure,
+		svc.GetImageUpload,
+		connect.WithSchema(imageServiceMethods.ByName("GetImageUpload")),
+		connect.WithHandlerOptions(opts...),
+	)
 	imageServiceVerifyImageHandler := connect.NewUnaryHandler(
 		ImageServiceVerifyImageProcedure,
 		svc.VerifyImage,
@@ -200,6 +229,8 @@ func NewImageServiceHandler(svc ImageServiceHandler, opts ...connect.HandlerOpti
 			imageServiceGetImageHandler.ServeHTTP(w, r)
 		case ImageServiceAddImageProcedure:
 			imageServiceAddImageHandler.ServeHTTP(w, r)
+		case ImageServiceGetImageUploadProcedure:
+			imageServiceGetImageUploadHandler.ServeHTTP(w, r)
 		case ImageServiceVerifyImageProcedure:
 			imageServiceVerifyImageHandler.ServeHTTP(w, r)
 		case ImageServiceRemoveImageProcedure:
@@ -223,6 +254,10 @@ func (UnimplementedImageServiceHandler) GetImage(context.Context, *connect.Reque
 
 func (UnimplementedImageServiceHandler) AddImage(context.Context, *connect.ClientStream[v1.AddImageRequest]) (*connect.Response[v1.AddImageResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.ImageService.AddImage is not implemented"))
+}
+
+func (UnimplementedImageServiceHandler) GetImageUpload(context.Context, *connect.Request[v1.GetImageUploadRequest]) (*connect.Response[v1.GetImageUploadResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.ImageService.GetImageUpload is not implemented"))
 }
 
 func (UnimplementedImageServiceHandler) VerifyImage(context.Context, *connect.Request[v1.VerifyImageRequest]) (*connect.Response[v1.VerifyImageResponse], error) {
