@@ -124,7 +124,7 @@ func writeLoader(root *os.Root, p *layout.Plan, vendor string) ([]Loader, error)
 			}
 		}
 		for _, ref := range esps(p, m.fs.Device) {
-			disk, part, _ := partition(p, ref)
+			disk, part, _ := findPartition(p, ref)
 			loaders = append(loaders, Loader{Serial: disk.Serial, WWN: disk.WWN, Partition: part.Number, Path: `\EFI\` + vendor + `\shimx64.efi`})
 		}
 	}

@@ -101,8 +101,8 @@ func standsOn(p *layout.Plan, ref layout.Ref) []layout.Ref {
 	return nil
 }
 
-// partition finds a plan's partition and its disk by reference.
-func partition(p *layout.Plan, ref layout.Ref) (layout.DiskPlan, layout.PartitionPlan, bool) {
+// findPartition finds a plan's partition and its disk by reference.
+func findPartition(p *layout.Plan, ref layout.Ref) (layout.DiskPlan, layout.PartitionPlan, bool) {
 	kind, names := split(ref)
 	if kind != "part" {
 		return layout.DiskPlan{}, layout.PartitionPlan{}, false

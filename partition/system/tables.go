@@ -65,7 +65,7 @@ func isESP(p *layout.Plan, m mount) bool {
 func esps(p *layout.Plan, device layout.Ref) []layout.Ref {
 	var all []layout.Ref
 	for _, ref := range below(p, device) {
-		if _, part, ok := partition(p, ref); ok && part.Type == layout.TypeESP {
+		if _, part, ok := findPartition(p, ref); ok && part.Type == layout.TypeESP {
 			all = append(all, ref)
 		}
 	}
