@@ -37,8 +37,9 @@ type eraser struct {
 
 // engine wipes one disk.
 type engine struct {
-	disk    device
-	erasers []eraser
+	disk device
+	// means gives the drive's own erasures, after it has finished what an interrupted wipe left in it; nil where there are none.
+	means func(ctx context.Context, tick func(part float64)) ([]eraser, error)
 	// virtual says that the disk is a hypervisor's: it is zeroed by command instead of being filled with noise.
 	virtual  bool
 	seed     [32]byte
@@ -57,8 +58,12 @@ func (e *engine) run(ctx context.Context, level Level) (Result, error) {
 		e.progress = func(int64, int64, string) {}
 	}
 	e.result = Result{Level: level, Sanitization: None, Bytes: e.disk.Size(), Started: time.Now(), Verification: Verification{Seed: hex.EncodeToString(e.seed[:])}}
+	erasers, err := e.findMeans(ctx, level)
+	if err != nil {
+		e.result.Ended = time.Now()
+		return e.result, err
+	}
 	places := metadataPlaces(e.disk, e.disk.Size(), e.disk.SectorSize())
-	var err error
 	switch level {
 	case Signatures:
 		e.result.Method = MethodSignatures
@@ -68,7 +73,7 @@ func (e *engine) run(ctx context.Context, level Level) (Result, error) {
 	case Quick:
 		err = e.quick(ctx)
 	case Erase:
-		err = e.erase(ctx)
+		err = e.erase(ctx, erasers)
 	default:
 		err = fmt.Errorf("level %q is not known", level)
 	}
@@ -80,6 +85,16 @@ func (e *engine) run(ctx context.Context, level Level) (Result, error) {
 		e.result.Sanitization = None
 	}
 	return e.result, err
+}
+
+func (e *engine) findMeans(ctx context.Context, level Level) ([]eraser, error) {
+	if level != Erase || e.means == nil {
+		return nil, nil
+	}
+	size := e.disk.Size()
+	return e.means(ctx, func(part float64) {
+		e.progress(int64(min(max(part, 0), 0.999)*float64(size)), size, "waiting for an erasure that was interrupted")
+	})
 }
 
 // quick believes a discard if the disk then gives zeros wherever it is looked at.
@@ -108,12 +123,12 @@ func (e *engine) quick(ctx context.Context) error {
 }
 
 // erase tries what the drive offers, best first, and overwrites where nothing of that is to be had or to be believed.
-func (e *engine) erase(ctx context.Context) error {
+func (e *engine) erase(ctx context.Context, erasers []eraser) error {
 	w, err := e.plant(ctx)
 	if err != nil {
 		return err
 	}
-	for _, way := range e.erasers {
+	for _, way := range erasers {
 		if way.refused != "" {
 			e.passOver(way.method, errors.New(way.refused))
 			continue

@@ -51,7 +51,9 @@ func (w Wiper) Wipe(ctx context.Context, t Target, level Level, progress Progres
 		return Result{}, fmt.Errorf("wipe: %w", err)
 	}
 	defer d.Close()
-	e := &engine{disk: d, virtual: t.Transport == "virtio", progress: progress}
+	e := &engine{disk: d, virtual: t.Transport == "virtio", progress: progress, means: func(ctx context.Context, tick func(float64)) ([]eraser, error) {
+		return means(ctx, d, t, w.Runner, tick)
+	}}
 	if _, err := rand.Read(e.seed[:]); err != nil {
 		return Result{}, fmt.Errorf("wipe %s: draw a seed: %w", t.Path, err)
 	}

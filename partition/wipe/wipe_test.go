@@ -158,7 +158,7 @@ func TestWipe(t *testing.T) {
 			}
 			e := &engine{disk: m, virtual: c.virtual, seed: seeded(1)}
 			if c.erasers != nil {
-				e.erasers = c.erasers(m)
+				e.means = func(context.Context, func(float64)) ([]eraser, error) { return c.erasers(m), nil }
 			}
 			result, err := e.run(t.Context(), c.level)
 			if !errors.Is(err, c.err) || (err != nil) != (c.err != nil) {
