@@ -30,6 +30,9 @@ func (m *Machine) ensureLUKS(ctx context.Context, p *layout.Plan, v layout.LUKSP
 	if err != nil && !errors.Is(err, ErrNotMade) {
 		return err
 	}
+	if active && !create {
+		return nil
+	}
 	dev, err := m.Device(ctx, p, v.Device)
 	if err != nil {
 		return err

@@ -26,8 +26,12 @@ const raidSignatures = "linux_raid_member,isw_raid_member,ddf_raid_member,lsi_me
 
 // Stop ends whatever uses a disk and takes it out of every RAID: swap, mounts, loop devices, LVM, LUKS and other device-mapper devices, md arrays,
 // from the top down, then RAID superblocks on the disk and its partitions, foreign ones included. What other disks carry keeps its data; an array
-// or a group that reaches over several disks is stopped as a whole. It refuses a disk that carries the running system (ErrRunningSystem).
+// or a group that reaches over several disks is stopped as a whole. It refuses a disk that carries the running system (ErrRunningSystem) or that it
+// was started from (partition.ErrBootMedium).
 func (m *Machine) Stop(ctx context.Context, dev string) error {
+	if err := m.Disks.CheckNotBootMedium(dev); err != nil {
+		return fmt.Errorf("stop what uses %s: %w", dev, err)
+	}
 	name, err := m.kernelName(dev)
 	if err != nil {
 		return err
