@@ -2,6 +2,7 @@ package apply
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -100,14 +101,15 @@ func (m *Machine) verifyTable(ctx context.Context, p *layout.Plan, d layout.Disk
 	if err != nil || !d.Table {
 		return nil, err
 	}
-	out, err := m.tool(ctx, []string{"sgdisk", "--verify", "--print", dev})
+	result, err := m.answer(ctx, []string{"sgdisk", "--verify", "--print", dev})
 	if err != nil {
 		return nil, err
 	}
 	var found differences
-	whole := parseTable(string(out))
-	if !whole.sound {
-		found.compare("soundness", "no problems", lastLine(out))
+	whole := parseTable(string(result.Stdout))
+	// sgdisk mends in memory what it then finds no problems in; only its warnings tell. It ends with success either way.
+	if warnings := strings.Join(strings.Fields(string(result.Stderr)), " "); result.ExitCode != 0 || !whole.sound || warnings != "" {
+		found.compare("soundness", "no problems", cmp.Or(warnings, lastLine(result.Stdout), "exit code "+strconv.Itoa(result.ExitCode)))
 	}
 	found.compare("guid", d.GUID, whole.guid)
 	found.compare("partitions", strconv.Itoa(len(d.Partitions)), strconv.Itoa(whole.partitions))
@@ -134,7 +136,7 @@ type sgdiskTable struct {
 }
 
 func parseTable(out string) sgdiskTable {
-	t := sgdiskTable{sound: strings.Contains(out, "No problems found")}
+	t := sgdiskTable{sound: strings.Contains(out, "No problems found") && !strings.Contains(out, "corrupt")}
 	listed := false
 	for line := range strings.Lines(out) {
 		line = strings.TrimSpace(line)
