@@ -23,12 +23,17 @@ type tracker struct {
 	dataHad  int64 // compressed bytes of frames that were there
 	lastSync time.Time
 	resume   Watermark
+	// pace is the time between two syncs, and two reports.
+	pace pace
 }
+
+type pace struct{ sync, report time.Duration }
 
 func newTracker(options WriteOptions) *tracker {
 	return &tracker{
 		manifest: options.Manifest, report: options.Progress, start: time.Now(),
 		done: make([]bool, len(options.Manifest.Frames)), resume: options.Resume,
+		pace: options.pace,
 	}
 }
 
@@ -79,9 +84,9 @@ func (t *tracker) dataDone() int64 {
 
 // watch reports progress and moves the watermark until done is closed.
 func (t *tracker) watch(ctx context.Context, done <-chan struct{}, device Device) error {
-	ticker := time.NewTicker(progressEvery)
+	ticker := time.NewTicker(t.pace.report)
 	defer ticker.Stop()
-	poll := time.NewTicker(progressEvery / 5)
+	poll := time.NewTicker(t.pace.sync / 10)
 	defer poll.Stop()
 	for {
 		select {
@@ -103,7 +108,7 @@ func (t *tracker) watch(ctx context.Context, done <-chan struct{}, device Device
 func (t *tracker) sync(device Device) error {
 	t.mu.Lock()
 	low := t.low
-	due := low > t.durable && time.Since(t.lastSync) >= syncInterval
+	due := low > t.durable && time.Since(t.lastSync) >= t.pace.sync
 	t.mu.Unlock()
 	if !due {
 		return nil

@@ -54,6 +54,9 @@ type WriteOptions struct {
 	// Delta compares the disk's frames with the manifest first and fetches and writes only those that differ; runs of zeros are zeroed again.
 	// It pays where the same image, or an earlier one of the same build, was on the disk and was not wiped.
 	Delta bool
+
+	// pace is another than the usual one in tests.
+	pace pace
 }
 
 // Result says what a completed write did.
@@ -117,6 +120,9 @@ type writer struct {
 }
 
 func newWriter(options WriteOptions) (*writer, error) {
+	if options.pace == (pace{}) {
+		options.pace = pace{sync: syncInterval, report: progressEvery}
+	}
 	workers := options.Workers
 	if workers <= 0 {
 		workers = runtime.NumCPU()
