@@ -32,17 +32,25 @@ func newMachineInstall(set *settings) *cobra.Command {
 		waits        waiting
 		userDataFile string
 		keyFiles     []string
+		layouts      installLayout
 		evidence     string
 	)
 	cmd := &cobra.Command{
 		Use:   "install NAME --image IMAGE --network NETWORK",
 		Short: "Install an image onto an available machine and hand it to a customer's network",
-		Long: `Install wipes one disk, streams the image onto it, writes the cloud-init seed, makes
+		Long: `Install wipes the disks that it writes, puts the image onto them, writes the cloud-init seed, makes
 the firmware start it and moves the machine's switch port to the customer's network.
+
+An image of a disk goes onto one disk as it is. A rootfs image goes onto the partitions, arrays, encrypted and
+logical volumes of a layout: --layout takes one, a Scaleway partitioning schema or Equinix Metal CPR; without it
+the system gets one disk with an EFI system partition and a root filesystem. --plan shows what would be destroyed
+and created.
 
 The whole request is checked before the machine is touched.`,
 		Example: `  bloomery machine install node1 --image debian-12 --network customer-a --ssh-key ~/.ssh/id_ed25519.pub --wait
-  bloomery machine install node1 --image debian-12 --network customer-a --disk-serial S4EV0123 --user-data user.yaml`,
+  bloomery machine install node1 --image debian-12 --network customer-a --disk-serial S4EV0123 --user-data user.yaml
+  bloomery machine install node1 --image debian-12-rootfs --network customer-a --layout raid1.yaml --plan
+  bloomery machine install node1 --image debian-12-rootfs --network customer-a --layout luks.yaml --secret disk=passphrase.txt --ssh-key key.pub`,
 		Args: exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := needed(cmd, "image", "network"); err != nil {
@@ -74,6 +82,15 @@ The whole request is checked before the machine is touched.`,
 					}
 				}
 			}
+			if err := layouts.read(spec, cmd.InOrStdin()); err != nil {
+				return err
+			}
+			if layouts.plan {
+				if waits.wait {
+					return usagef("--plan starts nothing that --wait could wait for")
+				}
+				return layouts.show(cmd, set, args[0], spec)
+			}
 			return set.startJob(cmd, waits, func(ctx context.Context, c *client, id string) (*bloomeryv1.Job, error) {
 				answer, err := ask(ctx, c.machines.InstallMachine, &bloomeryv1.InstallMachineRequest{Name: args[0], Spec: spec, RequestId: id})
 				return answer.GetJob(), err
@@ -89,6 +106,7 @@ The whole request is checked before the machine is touched.`,
 	flags.StringVar(&userDataFile, "user-data", "", "cloud-init user-data file; - reads standard input")
 	flags.StringSliceVar(&keyFiles, "ssh-key", nil, "file with OpenSSH public keys; may be repeated")
 	flags.StringVar(&evidence, "evidence", "phone-home", "what shows that the system runs: phone-home or ssh-port")
+	layouts.register(cmd)
 	waits.register(cmd)
 	return cmd
 }

@@ -13,7 +13,7 @@ import (
 )
 
 func newJobCommand(set *settings) *cobra.Command {
-	return group("job", "List, watch and cancel jobs", newJobList(set, nil), newJobShow(set), newJobWatch(set), newJobCancel(set))
+	return group("job", "List, watch and cancel jobs", newJobList(set, nil), newJobShow(set), newJobWatch(set), newJobPlan(set), newJobCancel(set))
 }
 
 func newJobList(set *settings, in *fleetFlags) *cobra.Command {
