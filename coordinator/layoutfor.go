@@ -2,7 +2,6 @@ package coordinator
 
 import (
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -22,6 +21,8 @@ const (
 	maxPassphrase = 512
 	// generatedKey is the size of a key that is made for a volume, in bytes.
 	generatedKey = 64
+	// maxSecrets is more than a layout can have volumes for.
+	maxSecrets = 64
 )
 
 // planInstall is what an install makes of the machine's disks, or why it cannot be; nil for a disk image, which brings its own partitions. It
@@ -51,9 +52,9 @@ func planInstall(m *bloomeryv1.Machine, spec *bloomeryv1.InstallSpec, f Facts) (
 	if !machine.BIOS.UEFI {
 		return nil, notNow("spec.image", "NEEDS_UEFI", "machine %s started through a BIOS at its last inspection, and rootfs images start through UEFI only", m.GetName())
 	}
-	plan, err := layout.MakePlan(want, machine.Disks, layout.Target{
-		UEFI: true, TPM2: machine.TPM.Present && machine.TPM.Version == 2, Stacks: image.stacks(), RootBytes: image.SizeBytes, Seed: f.JobID,
-	})
+	target := machine.Target()
+	target.Stacks, target.RootBytes, target.Seed = image.stacks(), image.SizeBytes, f.JobID
+	plan, err := layout.MakePlan(want, machine.Disks, target)
 	if err != nil {
 		return nil, layoutRefusal(err)
 	}
@@ -91,28 +92,16 @@ func layoutOf(spec *bloomeryv1.InstallSpec) (*layout.Layout, error) {
 	return l, nil
 }
 
-// layoutInventory is what a layout has to know of an inventory.
-type layoutInventory struct {
-	BIOS struct {
-		UEFI bool `json:"uefi"`
-	} `json:"bios"`
-	TPM struct {
-		Present bool `json:"present"`
-		Version int  `json:"version"`
-	} `json:"tpm"`
-	Disks []layout.Disk `json:"disks"`
-}
-
-func layoutMachine(m *bloomeryv1.Machine) (layoutInventory, error) {
-	var found layoutInventory
+func layoutMachine(m *bloomeryv1.Machine) (layout.Hardware, error) {
 	if m.GetInventory() == nil {
-		return found, notNow("spec.layout", "DISK_NOT_FOUND", "no disk of machine %s is known: inspect it first", m.GetName())
+		return layout.Hardware{}, notNow("spec.layout", "DISK_NOT_FOUND", "no disk of machine %s is known: inspect it first", m.GetName())
 	}
 	data, err := m.GetInventory().MarshalJSON()
 	if err != nil {
-		return found, fmt.Errorf("encode the inventory of machine %s: %w", m.GetName(), err)
+		return layout.Hardware{}, fmt.Errorf("encode the inventory of machine %s: %w", m.GetName(), err)
 	}
-	if err := json.Unmarshal(data, &found); err != nil {
+	found, err := layout.DecodeHardware(data)
+	if err != nil {
 		return found, notNow("spec.layout", "INVENTORY_UNREADABLE", "the inventory of machine %s has another form than this coordinator's (%v): inspect it again", m.GetName(), err)
 	}
 	return found, nil
@@ -141,6 +130,9 @@ func layoutRefusal(err error) error {
 
 // checkSecrets wants exactly the passphrases that a plan asks for. No refusal says more of one than its name and its length.
 func checkSecrets(plan *layout.Plan, given map[string][]byte) error {
+	if len(given) > maxSecrets {
+		return invalid("spec.secrets", "TOO_MANY", "%d secrets are more than %d", len(given), maxSecrets)
+	}
 	asked := plan.AskedSecrets()
 	var all Refusals
 	for _, name := range slices.Sorted(maps.Keys(given)) {

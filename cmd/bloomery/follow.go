@@ -126,7 +126,7 @@ func (d *display) redraw(job *bloomeryv1.Job) {
 			mark = "•"
 			tail = stepSeconds(step) + " " + bar(step.GetProgress().GetPercent()) + rateText(step) + " " + step.GetProgress().GetMessage()
 		}
-		fmt.Fprintf(d.w, "\x1b[2K%s %-14s %s\n", mark, stepName(step), firstRunes(tail, 80))
+		fmt.Fprintf(d.w, "\x1b[2K%s %-16s %s\n", mark, stepName(step), firstRunes(tail, 80))
 	}
 	d.drawn = len(job.GetSteps())
 }

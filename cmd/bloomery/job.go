@@ -106,7 +106,7 @@ func (s *settings) printJob(w io.Writer, job *bloomeryv1.Job) error {
 			row(w, "Error", fmt.Sprintf("%s (%s)", job.GetError(), job.GetErrorReason()))
 		}
 		for _, step := range job.GetSteps() {
-			row(w, fmt.Sprintf("Step %d", step.GetIndex()+1), fmt.Sprintf("%-14s %-8s %6s  %s", stepName(step),
+			row(w, fmt.Sprintf("Step %d", step.GetIndex()+1), fmt.Sprintf("%-16s %-8s %6s  %s", stepName(step),
 				enumWord("STEP_STATUS_", step.GetStatus()), stepSeconds(step), step.GetError()))
 		}
 	})

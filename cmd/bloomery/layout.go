@@ -51,7 +51,7 @@ standard input. The inventory's file is what "bloomery machine show NAME -o json
 			if l.Origin != "" {
 				fmt.Fprintf(cmd.ErrOrStderr(), "read as %s's format; \"bloomery layout convert %s\" prints the layout\n", l.Origin, args[0])
 			}
-			var hardware *planned
+			var hardware layout.Hardware
 			if inventory != "" {
 				hardware, err = readInventory(inventory, cmd.InOrStdin())
 			} else {
@@ -60,7 +60,7 @@ standard input. The inventory's file is what "bloomery machine show NAME -o json
 			if err != nil {
 				return err
 			}
-			target := layout.Target{UEFI: hardware.BIOS.UEFI, TPM2: hardware.TPM.Present && hardware.TPM.Version == 2}
+			target := hardware.Target()
 			if image != "" {
 				if err := set.askImage(cmd.Context(), image, &target); err != nil {
 					return err
@@ -79,18 +79,6 @@ standard input. The inventory's file is what "bloomery machine show NAME -o json
 	return cmd
 }
 
-// planned is what a plan needs of an inventory.
-type planned struct {
-	Disks []layout.Disk `json:"disks"`
-	BIOS  struct {
-		UEFI bool `json:"uefi"`
-	} `json:"bios"`
-	TPM struct {
-		Present bool `json:"present"`
-		Version int  `json:"version"`
-	} `json:"tpm"`
-}
-
 func readLayout(file string, stdin io.Reader) (*layout.Layout, error) {
 	data, err := readLimited(file, stdin, layout.MaxLayoutSize)
 	if err != nil {
@@ -104,16 +92,16 @@ func readLayout(file string, stdin io.Reader) (*layout.Layout, error) {
 }
 
 // readInventory reads an inventory, or a machine with one.
-func readInventory(file string, stdin io.Reader) (*planned, error) {
+func readInventory(file string, stdin io.Reader) (layout.Hardware, error) {
 	data, err := readLimited(file, stdin, maxInventory)
 	if err != nil {
-		return nil, fmt.Errorf("--inventory: %w", err)
+		return layout.Hardware{}, fmt.Errorf("--inventory: %w", err)
 	}
 	var machine struct {
 		Inventory json.RawMessage `json:"inventory"`
 	}
 	if err := json.Unmarshal(data, &machine); err != nil {
-		return nil, fmt.Errorf("--inventory: %s: %w", file, err)
+		return layout.Hardware{}, fmt.Errorf("--inventory: %s: %w", file, err)
 	}
 	if machine.Inventory != nil {
 		data = machine.Inventory
@@ -121,34 +109,31 @@ func readInventory(file string, stdin io.Reader) (*planned, error) {
 	return decodeInventory(data)
 }
 
-func (s *settings) askInventory(ctx context.Context, name string) (*planned, error) {
+func (s *settings) askInventory(ctx context.Context, name string) (layout.Hardware, error) {
 	c, err := s.connect()
 	if err != nil {
-		return nil, err
+		return layout.Hardware{}, err
 	}
 	answer, err := ask(ctx, c.machines.GetMachine, &bloomeryv1.GetMachineRequest{Name: name})
 	if err != nil {
-		return nil, err
+		return layout.Hardware{}, err
 	}
 	if answer.GetMachine().GetInventory() == nil {
-		return nil, fmt.Errorf("machine %s has no inventory yet; \"bloomery machine inspect %s\" takes one", name, name)
+		return layout.Hardware{}, fmt.Errorf("machine %s has no inventory yet; \"bloomery machine inspect %s\" takes one", name, name)
 	}
 	data, err := json.Marshal(answer.GetMachine().GetInventory().AsMap())
 	if err != nil {
-		return nil, fmt.Errorf("encode the inventory of %s: %w", name, err)
+		return layout.Hardware{}, fmt.Errorf("encode the inventory of %s: %w", name, err)
 	}
 	return decodeInventory(data)
 }
 
-func decodeInventory(data []byte) (*planned, error) {
-	p := &planned{}
-	if err := json.Unmarshal(data, p); err != nil {
-		return nil, fmt.Errorf("decode the inventory: %w", err)
+func decodeInventory(data []byte) (layout.Hardware, error) {
+	h, err := layout.DecodeHardware(data)
+	if err == nil && len(h.Disks) == 0 {
+		err = errors.New("the inventory has no disks")
 	}
-	if len(p.Disks) == 0 {
-		return nil, errors.New("the inventory has no disks")
-	}
-	return p, nil
+	return h, err
 }
 
 // askImage fills in what an image can start from.

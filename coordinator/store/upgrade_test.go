@@ -92,6 +92,13 @@ func checkSchema1(t *testing.T, s *Store) {
 		if m1.GetStatus() != bloomeryv1.MachineStatus_MACHINE_STATUS_INSTALLING || m1.GetJobId() == "" {
 			t.Errorf("m1 is %v with job %q", m1.GetStatus(), m1.GetJobId())
 		}
+		// Its install was writing: the disk that was one serial number is a list of one.
+		if disks := m1.GetCustomerDisks(); len(disks) != 1 || disks[0].GetSerial() == "" || disks[0].GetSerial() != m1.GetDiskSerial() {
+			t.Errorf("m1's disks with a customer's data are %v, its serial number was %q", disks, m1.GetDiskSerial())
+		}
+		if _, err := r.JobTarget(m1.GetJobId()); !errors.Is(err, ErrNotFound) {
+			t.Errorf("the plan of a job of before plans: %v", err)
+		}
 		m2, err := r.Machine("m2")
 		if err != nil {
 			return err
