@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"bloomery/images"
+	"bloomery/images/oci"
 	"bloomery/lab"
 )
 
@@ -30,6 +31,7 @@ func newImageConvert(set *settings) *cobra.Command {
 		Long: `FILE is one of these, found out by its first bytes, plain or compressed as .zst, .gz, .xz or .bz2:
   a raw disk, or a qcow2 disk without a backing file
   a tar archive of a root file system for custom layouts (--kind rootfs, or "kind" in its meta file)
+  an OCI layout, a folder or a tar archive that is not compressed, whose layers are flattened into a root file system (--platform says of which image)
 VMDK, VHD, VHDX and VDI are refused: make a qcow2 of them with "qemu-img convert -O qcow2".
 What FILE holds (system, root partition, loader) is read from FILE.meta.json or --meta.
 
@@ -61,22 +63,24 @@ A conversion that was interrupted goes on where it stopped when the same command
 }
 
 // conversion is what the commands are told of a file to convert.
-type conversion struct{ meta, kind, maxSize string }
+type conversion struct{ meta, kind, maxSize, platform string }
 
 func (c *conversion) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&c.meta, "meta", "", "JSON file with os and boot of the image; FILE.meta.json when not given")
 	cmd.Flags().StringVar(&c.kind, "kind", "", "disk or rootfs; the meta file's, or disk, when not given")
 	cmd.Flags().StringVar(&c.maxSize, "max-size", lab.Size(images.DefaultMaxImportSize).String(), "the largest disk or unpacked archive to read")
+	cmd.Flags().StringVar(&c.platform, "platform", images.DefaultPlatform, "which image of an OCI layout to take")
 }
 
 // folder converts a file into a folder beside it, where an interrupted command finds it again, and names the folder to remove in the end. A
-// folder is taken as it is.
+// folder that is converted already is taken as it is.
 func (c conversion) folder(ctx context.Context, name, source string, progress io.Writer) (folder, work string, err error) {
 	if info, err := os.Stat(source); err != nil {
 		return "", "", err
-	} else if info.IsDir() {
+	} else if info.IsDir() && !oci.IsLayout(source) {
 		return source, "", nil
 	}
+	source = filepath.Clean(source)
 	work = filepath.Join(filepath.Dir(source), ".bloomery-image-"+name)
 	return work, work, c.convert(ctx, name, source, work, progress)
 }
@@ -91,13 +95,20 @@ func (c conversion) convert(ctx context.Context, name, source, out string, progr
 	if err != nil {
 		return err
 	}
+	isLayout := oci.IsLayout(source)
 	switch c.kind {
 	case "":
 		about.Kind = cmp.Or(about.Kind, images.KindDisk)
+		if isLayout {
+			about.Kind = images.KindRootfs
+		}
 	case images.KindDisk, images.KindRootfs:
 		about.Kind = c.kind
 	default:
 		return usagef("--kind %q: want %s or %s", c.kind, images.KindDisk, images.KindRootfs)
+	}
+	if isLayout && about.Kind != images.KindRootfs {
+		return usagef("--kind %s: %s is an OCI layout, which makes a %s", about.Kind, source, images.KindRootfs)
 	}
 	if current(out, name, about, source, metaPath) {
 		return nil
@@ -105,7 +116,20 @@ func (c conversion) convert(ctx context.Context, name, source, out string, progr
 	if err := removeConverted(out); err != nil {
 		return err
 	}
-	return convertImage(ctx, name, source, about, int64(limit), out, progress)
+	lines := throttled{w: progress, every: 2 * time.Second}
+	options := images.ImportOptions{Name: name, Out: out, OS: about.OS, Boot: about.Boot, Workers: 2, MaxSize: int64(limit),
+		Progress: func(in, disk int64) {
+			lines.printf("converting %s: %s of %s, from %s of %s\n", name, bytesText(disk), about.Kind, bytesText(in), filepath.Base(source))
+		}}
+	if isLayout {
+		_, err = images.ImportOCI(ctx, source, c.platform, options)
+	} else {
+		err = convertFile(ctx, source, about.Kind, options)
+	}
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("%w; the same command goes on from there", err)
+	}
+	return err
 }
 
 // current tells whether a folder holds the image of that name and description, converted after its sources were written.
@@ -148,28 +172,16 @@ func removeConverted(folder string) error {
 	return os.RemoveAll(folder)
 }
 
-func convertImage(ctx context.Context, name, source string, about images.Meta, limit int64, out string, progress io.Writer) error {
+func convertFile(ctx context.Context, source, kind string, options images.ImportOptions) error {
 	file, err := os.Open(source)
 	if err != nil {
 		return err
 	}
 	defer file.Close() // read only
-	info, err := file.Stat()
-	if err != nil {
-		return err
-	}
-	lines := throttled{w: progress, every: 2 * time.Second}
-	options := images.ImportOptions{Name: name, Out: out, OS: about.OS, Boot: about.Boot, Workers: 2, MaxSize: limit,
-		Progress: func(in, disk int64) {
-			lines.printf("converting %s: %s of %s, from %s of %s\n", name, bytesText(disk), about.Kind, bytesText(in), bytesText(info.Size()))
-		}}
-	if about.Kind == images.KindRootfs {
+	if kind == images.KindRootfs {
 		_, err = images.ImportRootfs(ctx, file, options)
 	} else {
 		_, err = images.Import(ctx, file, options)
-	}
-	if err != nil && ctx.Err() != nil {
-		return fmt.Errorf("%w; the same command goes on from there", err)
 	}
 	return err
 }
