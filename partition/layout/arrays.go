@@ -53,7 +53,10 @@ func (k *maker) makeArray(i int) {
 			k.problems.add(at(here, "spares"), ReasonDoesNotFit, "%s is %d bytes too small to take the place of a member", ref, smallest-data[len(members)+n])
 		}
 	}
-	if out.logical > 512 && slices.ContainsFunc(members, func(r Ref) bool { return k.device[r].logical == 512 }) {
+	mixed := slices.ContainsFunc(members, func(r Ref) bool { return k.device[r].logical != out.logical })
+	if mixed && k.isESP(members[0]) {
+		k.problems.add(at(here, "members"), ReasonCannotBoot, "firmware reads a vfat made for sectors of 4096 bytes on disks with such sectors only, and some members have sectors of 512; use disks of one kind")
+	} else if mixed {
 		k.warn("md/%s has members with sectors of 512 and of 4096 bytes; it works with 4096", spec.Name)
 	}
 	if lost := largest - smallest; spec.Level != 0 && lost > smallest/100 {

@@ -30,9 +30,7 @@ func (k *maker) checkBoot() {
 // checkLoader wants a place for the boot loader.
 func (k *maker) checkLoader(mounts []mount) {
 	if !k.target.UEFI {
-		if len(k.partitionsOf(TypeBIOSBoot)) == 0 {
-			k.problems.add("disks", ReasonCannotBoot, "the machine starts through a BIOS and the layout has no partition of type bios-boot for the loader; add one of 1 MiB")
-		}
+		k.problems.add("", ReasonCannotBoot, "the machine started through a BIOS at its last inventory, and a system with a layout starts through UEFI only; set its firmware to UEFI and inspect it again")
 		return
 	}
 	if len(k.partitionsOf(TypeESP)) == 0 {
@@ -163,7 +161,7 @@ func (k *maker) checkRootSize(mounts []mount, root mount) {
 // warnRedundancy tells of a root that outlives a disk while the loader or /boot does not.
 func (k *maker) warnRedundancy(root, boot mount) {
 	disks := k.redundant(k.fsDevice[root.fs])
-	if len(disks) == 0 || !k.target.UEFI {
+	if len(disks) == 0 {
 		return
 	}
 	var without []string
@@ -195,7 +193,11 @@ func (k *maker) redundant(ref Ref) []string {
 				return nil
 			}
 		}
-		disks = append(disks, k.disksUnder(r)...)
+		for _, name := range k.disksUnder(r) {
+			if !slices.Contains(disks, name) {
+				disks = append(disks, name)
+			}
+		}
 	}
 	if len(disks) < len(k.disksUnder(ref)) {
 		return nil // some of it stands on a disk beside the arrays

@@ -80,6 +80,12 @@ func makePlan(l *Layout, disks []Disk, t Target) (*Plan, error) {
 	if err := k.plan.validate(); err != nil {
 		return nil, fmt.Errorf("the plan that was made is wrong, which is a mistake in this program: %w", err)
 	}
+	if data, err := json.Marshal(k.plan); err != nil {
+		return nil, fmt.Errorf("encode the plan: %w", err)
+	} else if len(data) > MaxPlanSize {
+		k.problems.add("disks", ReasonTooMany, "the plan has %d bytes and at most %d can be stored; use fewer disks or partitions", len(data), MaxPlanSize)
+		return nil, k.problems
+	}
 	return k.plan, nil
 }
 

@@ -20,7 +20,7 @@ type Plan struct {
 	Format string `json:"format"`
 	// LayoutSHA256 is the digest of the layout's canonical JSON, 64 lower-case hexadecimal digits.
 	LayoutSHA256 string `json:"layout_sha256"`
-	// UEFI says that the machine starts through UEFI; else through a BIOS.
+	// UEFI says that the machine starts through UEFI, which every plan needs.
 	UEFI   bool             `json:"uefi"`
 	Disks  []DiskPlan       `json:"disks"`
 	Arrays []ArrayPlan      `json:"arrays,omitempty"`

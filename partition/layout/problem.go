@@ -3,6 +3,7 @@ package layout
 import (
 	"fmt"
 	"strings"
+	"unicode"
 )
 
 // Reasons of problems are stable: programs may tell problems apart by them.
@@ -92,11 +93,16 @@ func at(parts ...any) string {
 	return b.String()
 }
 
-// clip shortens what a document says before it stands in a message.
+// clip shortens what a document or a disk says of itself before it stands in a message, and takes out what a terminal would obey.
 func clip(s string) string {
 	const most = 64
 	if len(s) > most {
 		s = s[:most] + "…"
 	}
-	return strings.ToValidUTF8(s, "\uFFFD")
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, s)
 }

@@ -122,7 +122,7 @@ func TestProblemsCarryTheirLine(t *testing.T) {
 
 func TestMakePlanRefuses(t *testing.T) {
 	four := []Disk{disk("vda", 20*gib), disk("vdb", 20*gib), disk("vdc", 20*gib), disk("vdd", 20*gib)}
-	fourK := []Disk{disk("vda", 20*gib, func(d *Disk) { d.LogicalSector, d.PhysicalSector = 4096, 4096 })}
+	fourK := []Disk{newFourK(20 * gib)}
 	one := func(change func(*Disk)) []Disk { return []Disk{disk("vda", 20*gib, change)} }
 	replace := func(pairs ...string) string { return strings.NewReplacer(pairs...).Replace(single) }
 	for _, test := range []struct {
@@ -149,7 +149,11 @@ func TestMakePlanRefuses(t *testing.T) {
 		{"sectors", replace("size: 4GiB", "size: 4294967297"), four, uefi(), "disks[0].partitions[1].size", ReasonInvalid, "use 4294967808"},
 		{"no ESP", replace("type: esp", "type: linux"), four, uefi(), "disks", ReasonCannotBoot, "type esp"},
 		{"ESP not mounted", replace(", mount_point: /boot/efi", ""), four, uefi(), "filesystems", ReasonCannotBoot, "/boot/efi"},
-		{"BIOS", single, four, Target{}, "disks", ReasonCannotBoot, "bios-boot"},
+		{"BIOS", single, four, Target{}, "", ReasonCannotBoot, "UEFI only"},
+		{"ESPs of two kinds", raid1, []Disk{four[0], newFourK(20 * gib)}, uefi(), "raids[0].members", ReasonCannotBoot, "use disks of one kind"},
+		{"plan too long", "format: bloomery.layout/v1\ndisks:\n  - name: d\n    select: {pick: any, count: 20}\n    partitions:\n      - {label: efi, type: esp, size: 100MiB}\n      - {label: root, size: 1GiB}\n" + strings.Repeat("      - {size: 10MiB}\n", 126) +
+			"filesystems:\n  - {device: part/d-0/efi, format: vfat, mount_point: /boot/efi}\n  - {device: part/d-0/root, format: ext4, mount_point: /}\n", manyDisks(20), uefi(), "disks", ReasonTooMany, "fewer disks"},
+		{"a serial that a terminal would obey", replace("{pick: any}", "{serial: nope}"), one(func(d *Disk) { d.Serial = "\x1b[2J" }), uefi(), "disks[0].select.serial", ReasonDiskNotFound, "(serial \uFFFD[2J)"},
 		{"small ESP on 4Kn", replace("512MiB", "200MiB"), fourK, uefi(), "filesystems[0].device", ReasonDoesNotFit, "vfat with sectors of 4096 bytes needs at least"},
 		{"ext4 blocks on 4Kn", replace("format: ext4", `format: ext4, make_options: ["-b", "1024"]`), fourK, uefi(), "filesystems[1].make_options", ReasonInvalid, "use 4096"},
 		{"xfs sectors on 4Kn", replace("format: ext4", `format: xfs, make_options: ["-s", "size=512"]`), fourK, uefi(), "filesystems[1].make_options", ReasonInvalid, "use 4096"},
@@ -218,4 +222,16 @@ func TestSecretsOfAPlan(t *testing.T) {
 	if got := fmt.Sprint(p.GeneratedSecrets(), p.AskedSecrets()); got != "[luks/cryptsystem] [root-passphrase]" {
 		t.Errorf("secrets %s", got)
 	}
+}
+
+func newFourK(size int64) Disk {
+	return disk("vdk", size, func(d *Disk) { d.LogicalSector, d.PhysicalSector = 4096, 4096 })
+}
+
+func manyDisks(n int) []Disk {
+	var all []Disk
+	for i := range n {
+		all = append(all, disk(fmt.Sprintf("nvme%dn1", i), 20*gib))
+	}
+	return all
 }

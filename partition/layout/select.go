@@ -276,7 +276,7 @@ func (m *model) checkDisk(k int, disks []Disk, i int) {
 	if err := fixed.usable(); err != nil {
 		m.problems.add(here, ReasonDiskUnfit, "%s cannot be used: %v", diskText(d), err)
 	} else if !named && sel.Transport != d.Transport && (d.Transport == "usb" || d.Transport == "mmc") {
-		m.problems.add(here, ReasonDiskUnfit, "%s is a %s disk, which may be what the machine started from; choose it by serial or wwn", diskText(d), d.Transport)
+		m.problems.add(here, ReasonDiskUnfit, "%s is a %s disk, which may be what the machine started from; choose it by serial or wwn", diskText(d), clip(d.Transport))
 	}
 	for j, other := range disks {
 		if j != i && other.Serial == d.Serial && strings.EqualFold(other.WWN, d.WWN) {
@@ -287,7 +287,7 @@ func (m *model) checkDisk(k int, disks []Disk, i int) {
 }
 
 func diskText(d Disk) string {
-	text := d.Name
+	text := clip(d.Name)
 	if d.Serial != "" {
 		text += " (serial " + clip(d.Serial) + ")"
 	} else if d.WWN != "" {
@@ -307,7 +307,7 @@ func disksText(disks []Disk) string {
 			all = append(all, fmt.Sprintf("and %d more", len(disks)-i))
 			break
 		}
-		text := fmt.Sprintf("%s %s %s", diskText(d), cmp.Or(d.Transport, "unknown"), bytesText(d.SizeBytes))
+		text := fmt.Sprintf("%s %s %s", diskText(d), cmp.Or(clip(d.Transport), "unknown"), bytesText(d.SizeBytes))
 		if err := d.usable(); err != nil {
 			text += ", which no rule takes: " + err.Error()
 		}

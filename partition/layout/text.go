@@ -9,15 +9,14 @@ import (
 // Text says what the plan destroys and creates, disk by disk, what is built on the disks, and the steps in their order.
 func (p *Plan) Text() string {
 	var b strings.Builder
-	firmware := "a BIOS"
-	if p.UEFI {
-		firmware = "UEFI"
-	}
-	fmt.Fprintf(&b, "Plan for a machine that starts through %s, from layout %s\n", firmware, p.LayoutSHA256[:min(12, len(p.LayoutSHA256))])
+	fmt.Fprintf(&b, "Plan from layout %s\n", p.LayoutSHA256[:min(12, len(p.LayoutSHA256))])
 	for _, d := range p.Disks {
 		p.diskText(&b, d)
 	}
 	p.stackText(&b)
+	if asked := p.AskedSecrets(); len(asked) > 0 {
+		fmt.Fprintf(&b, "\nPassphrases to give: %s\n", strings.Join(asked, ", "))
+	}
 	b.WriteString("\nSteps, in order\n")
 	for i, a := range p.Actions() {
 		lost := ""
