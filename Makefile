@@ -97,9 +97,10 @@ bench: image ## ratios of ours to peers in the same run, into out/bench.json
 	@$(SUDO) env PATH="$$PATH" BLOOMERY_SCALE_REPORT=$(OUT)/bench.json $(GO) test -tags $(TAGS),bench -count 1 -timeout 15m -run '^TestScale$$' -v ./coordinator/scale
 
 ROUNDS ?= 200
-faults: setup ## break a rack ROUNDS times while it works and judge its history (SEED=N repeats a run's choices, FAULT=NAME does one), into out/faults.json
+faults: setup ## break a rack ROUNDS times while it works and judge its history (SEED=N repeats a run's choices, FAULT=NAME does one), then the image writer, into out/faults.json
 	@$(SUDO) env PATH="$$PATH" BLOOMERY_FAULTS_ROUNDS=$(ROUNDS) BLOOMERY_FAULTS_SEED=$(SEED) BLOOMERY_FAULTS_ONLY=$(FAULT) BLOOMERY_FAULTS_REPORT=$(OUT)/faults.json BLOOMERY_FAULTS_LOGS=$(OUT)/faults-logs \
 		$(GO) test -tags $(TAGS),faults -count 1 -v -timeout 60m -run '^TestManyRounds$$' ./coordinator/faults
+	@$(SUDO) env PATH="$$PATH" BLOOMERY_WRITE_FAULTS_REPORT=$(OUT)/faults.json $(GO) test -tags $(TAGS) -count 1 -timeout 5m -run '^TestWriteFaults$$' ./images
 
 clean: ## remove what was made
 	@$(SUDO) rm -rf $(OUT)

@@ -193,7 +193,7 @@ func powerCutAt(t *testing.T, percent int, seed uint64) (found string, err error
 	if !bytes.Equal(again.medium, image) {
 		return "", errors.New("the disk differs from the image after the next write")
 	}
-	return fmt.Sprintf("%s table after the cut; resumed at frame %d of %d, complete", tableOf(device.medium, earlier, image), mark.Frame, len(m.Frames)), nil
+	return fmt.Sprintf("table after the cut: %s; resumed at frame %d of %d, complete", tableOf(device.medium, earlier, image), mark.Frame, len(m.Frames)), nil
 }
 
 // cuttingDevice cuts the power once so many bytes were written, and a watermark was reported.

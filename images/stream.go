@@ -12,10 +12,10 @@ import (
 // decoders empty others; writers empty one each, all of them in the device's queue at once, while decoders fill others.
 const (
 	fetchers   = 3
-	maxFetched = 5
-	maxDecoded = 6
+	maxFetched = 4
+	maxDecoded = 5
 	maxWorkers = 4
-	writers    = 4
+	writers    = 3
 )
 
 // fetched is a group with its compressed bytes.
