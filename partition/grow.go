@@ -1,7 +1,6 @@
 package partition
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -142,19 +141,7 @@ func filesystemOf(path string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	head := make([]byte, 64<<10+4096)
-	if err := readFull(f, head, 0); err != nil {
-		return "", err
-	}
-	switch {
-	case binary.LittleEndian.Uint16(head[1024+56:]) == 0xef53:
-		return "ext4", nil
-	case bytes.HasPrefix(head, []byte("XFSB")):
-		return "xfs", nil
-	case string(head[0x10040:0x10048]) == "_BHRfS_M":
-		return "btrfs", nil
-	}
-	return "", errors.New("no ext4, xfs or btrfs filesystem is on it")
+	return filesystemAt(f, 0)
 }
 
 func (d Disks) growFilesystem(ctx context.Context, path, kind string) error {
