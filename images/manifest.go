@@ -82,6 +82,8 @@ type Boot struct {
 	RootPartitionGUID string `json:"root_partition_guid,omitempty"`
 	// ESPPartition is the number of the EFI system partition; 0 when there is none.
 	ESPPartition int `json:"esp_partition,omitempty"`
+	// Seed says how cloud-init's data reaches a disk image's system: SeedFile, also when empty, or a partition behind the image's own.
+	Seed string `json:"seed,omitempty"`
 	// Kexec says that the installed kernel may be started by kexec instead of through the firmware.
 	Kexec bool `json:"kexec,omitempty"`
 	// Kernel and Initrd are absolute paths in the root file system.
@@ -94,6 +96,16 @@ type Boot struct {
 	// MinMemory is the least memory the system starts with, in bytes; 0 when unknown.
 	MinMemory int64 `json:"min_memory,omitempty"`
 }
+
+// Ways to give an installed system its cloud-init data.
+const (
+	// SeedFile writes a NoCloud seed into the root file system; a disk image without a known root partition gets none.
+	SeedFile = "file"
+	// SeedCIDATA adds a NoCloud partition, which cloud-init and cloudbase-init find by its label.
+	SeedCIDATA = "cidata"
+	// SeedConfigDrive adds an OpenStack ConfigDrive partition, found by its label config-2.
+	SeedConfigDrive = "config-2"
+)
 
 // What a root file system may stand on or be, beside a plain partition and ext4, which every rootfs image can do.
 const (

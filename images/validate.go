@@ -92,6 +92,9 @@ func (m *Manifest) validateKind() error {
 	if m.Boot.RootPartition != 0 || m.Boot.RootPartitionGUID != "" || m.Boot.ESPPartition != 0 {
 		return fieldErrorf("boot.root_partition", "is set, but a rootfs image has no partitions")
 	}
+	if m.Boot.Seed != "" && m.Boot.Seed != SeedFile {
+		return fieldErrorf("boot.seed", "%q is of a disk image only", m.Boot.Seed)
+	}
 	for i, stack := range m.Boot.RootStacks {
 		switch stack {
 		case StackMD, StackLVM, StackLVMThin, StackLUKS, StackTPM2, StackXFS, StackBtrfs:
@@ -127,6 +130,11 @@ func (b Boot) validate() error {
 	}
 	if b.RootPartitionGUID != "" && !isGUID(b.RootPartitionGUID) {
 		return fieldErrorf("boot.root_partition_guid", "%.64q is not a GUID", b.RootPartitionGUID)
+	}
+	switch b.Seed {
+	case "", SeedFile, SeedCIDATA, SeedConfigDrive:
+	default:
+		return fieldErrorf("boot.seed", "%.64q, want %q, %q or %q", b.Seed, SeedFile, SeedCIDATA, SeedConfigDrive)
 	}
 	for _, file := range []struct{ field, value string }{{"boot.kernel", b.Kernel}, {"boot.initrd", b.Initrd}} {
 		if err := validateText(file.field, file.value, maxTextLength); err != nil {

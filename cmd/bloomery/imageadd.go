@@ -14,21 +14,37 @@ import (
 
 func newImageAdd(set *settings) *cobra.Command {
 	var from conversion
+	var maker published
 	cmd := &cobra.Command{
-		Use:   "add NAME FILE",
+		Use:   "add [NAME] FILE|URL",
 		Short: "Convert a disk image, sign it with the rack's key and store it at the coordinator",
-		Long: `FILE is what "bloomery image convert" reads, or a folder that it made. Conversion and signing happen here: the coordinator never has the
+		Long: `FILE is what "bloomery image convert" reads, or a folder that it made. A URL is fetched first, and nothing of it is looked at before its
+checksum is right. NAME is made of the file's when it is not given. Conversion and signing happen here: the coordinator never has the
 signing key.
 
-When it is interrupted the converted image stays in a folder beside FILE, and what the coordinator has received stays there for a day:
-the same command goes on from there.`,
+When it is interrupted what was fetched stays in the user's cache folder, the converted image in a folder beside FILE, and what the
+coordinator has received stays there for a day: the same command goes on from there.`,
 		Example: `  bloomery image add debian-12 out/images/debian-12.raw
-  bloomery image add ubuntu-24.04 noble.qcow2 --meta noble.meta.json`,
-		Args: exactArgs(2),
+  bloomery image add ubuntu-24.04 noble.qcow2 --meta noble.meta.json
+  bloomery image add ubuntu-24.04 https://cloud-images.ubuntu.com/noble/current/noble-server-cloudimg-amd64.img \
+    --sha256sums https://cloud-images.ubuntu.com/noble/current/SHA256SUMS`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				return nil
+			}
+			return exactArgs(2)(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name, source := args[0], args[1]
+			source := args[len(args)-1]
+			name := nameOf(source)
+			if len(args) == 2 {
+				name = args[0]
+			}
 			if err := images.ValidateName(name); err != nil {
 				return usagef("%q: %w", name, err)
+			}
+			if err := maker.check(source); err != nil {
+				return err
 			}
 			c, err := set.connect()
 			if err != nil {
@@ -40,6 +56,12 @@ the same command goes on from there.`,
 			key, err := images.LoadPrivateKey(c.config.ImageKey, "")
 			if err != nil {
 				return err
+			}
+			remove := func() error { return nil }
+			if isURL(source) {
+				if source, remove, err = maker.fetch(cmd.Context(), source, from.maxSize, cmd.ErrOrStderr()); err != nil {
+					return err
+				}
 			}
 			folder, work, err := from.folder(cmd.Context(), name, source, cmd.ErrOrStderr())
 			if err != nil {
@@ -59,7 +81,7 @@ the same command goes on from there.`,
 				return fmt.Errorf("%w; the same command goes on from there", err)
 			}
 			if work != "" {
-				err = errors.Join(err, os.RemoveAll(work))
+				err = errors.Join(err, os.RemoveAll(work), remove())
 			}
 			if err != nil {
 				return err
@@ -68,6 +90,7 @@ the same command goes on from there.`,
 		},
 	}
 	from.flags(cmd)
+	maker.flags(cmd)
 	return cmd
 }
 

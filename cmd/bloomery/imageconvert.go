@@ -33,7 +33,9 @@ func newImageConvert(set *settings) *cobra.Command {
   a tar archive of a root file system for custom layouts (--kind rootfs, or "kind" in its meta file)
   an OCI layout, a folder or a tar archive that is not compressed, whose layers are flattened into a root file system (--platform says of which image)
 VMDK, VHD, VHDX and VDI are refused: make a qcow2 of them with "qemu-img convert -O qcow2".
-What FILE holds (system, root partition, loader) is read from FILE.meta.json or --meta.
+What FILE holds (system, root partition, loader) is read from FILE.meta.json or --meta. Without either the partition table of a disk is
+looked at: the root is the partition of that type, or the largest one with ext4 or xfs, and where none is found the system gets its
+cloud-init data in a partition of its own.
 
 A conversion that was interrupted goes on where it stopped when the same command is given again.`,
 		Example: `  bloomery image convert out/images/debian-12.raw --out out/images/debian-12
@@ -92,7 +94,11 @@ func (c conversion) convert(ctx context.Context, name, source, out string, progr
 		return usagef("--max-size: %w", err)
 	}
 	metaPath, about, err := readImageMeta(source, c.meta)
-	if err != nil {
+	unknown := errors.Is(err, errNoMeta) && c.kind != images.KindRootfs
+	if errors.Is(err, errNoMeta) && !unknown {
+		return noMeta(source, metaPath, err)
+	}
+	if err != nil && !unknown {
 		return err
 	}
 	isLayout := oci.IsLayout(source)
@@ -110,7 +116,10 @@ func (c conversion) convert(ctx context.Context, name, source, out string, progr
 	if isLayout && about.Kind != images.KindRootfs {
 		return usagef("--kind %s: %s is an OCI layout, which makes a %s", about.Kind, source, images.KindRootfs)
 	}
-	if current(out, name, about, source, metaPath) {
+	if unknown && isLayout {
+		return noMeta(source, metaPath, errNoMeta)
+	}
+	if unknown && described(out, name, source) || !unknown && current(out, name, about, source, metaPath) {
 		return nil
 	}
 	if err := removeConverted(out); err != nil {
@@ -129,28 +138,45 @@ func (c conversion) convert(ctx context.Context, name, source, out string, progr
 	if err != nil && ctx.Err() != nil {
 		return fmt.Errorf("%w; the same command goes on from there", err)
 	}
-	return err
+	if err != nil || !unknown {
+		return err
+	}
+	if err := describe(out); err != nil {
+		return errors.Join(noMeta(source, metaPath, err), removeConverted(out))
+	}
+	return nil
+}
+
+// noMeta says what to do about a file that nothing is said of and on which nothing was found.
+func noMeta(source, metaPath string, err error) error {
+	return fmt.Errorf("what is on %s is not known: %w; write %s or name another with --meta", source, err, metaPath)
 }
 
 // current tells whether a folder holds the image of that name and description, converted after its sources were written.
 func current(folder, name string, about images.Meta, sources ...string) bool {
+	m := converted(folder, sources...)
+	return m != nil && m.Name == name && reflect.DeepEqual(images.Meta{Kind: m.Kind, OS: m.OS, Boot: m.Boot}, about)
+}
+
+// converted is the manifest of a folder that was made after its sources were written, or nil.
+func converted(folder string, sources ...string) *images.Manifest {
 	path := filepath.Join(folder, images.ManifestFile)
 	made, err := os.Stat(path)
 	if err != nil {
-		return false
+		return nil
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return false
+		return nil
 	}
 	m, err := images.DecodeManifest(text)
-	if err != nil || m.Name != name || !reflect.DeepEqual(images.Meta{Kind: m.Kind, OS: m.OS, Boot: m.Boot}, about) {
-		return false
-	}
-	return !slices.ContainsFunc(sources, func(source string) bool {
+	if err != nil || slices.ContainsFunc(sources, func(source string) bool {
 		info, err := os.Stat(source)
 		return err != nil || !made.ModTime().After(info.ModTime())
-	})
+	}) {
+		return nil
+	}
+	return m
 }
 
 // removeConverted removes what an earlier conversion left, and refuses a folder that holds anything else.
@@ -186,6 +212,9 @@ func convertFile(ctx context.Context, source, kind string, options images.Import
 	return err
 }
 
+// errNoMeta says that nothing is said of a disk image.
+var errNoMeta = errors.New("there is no meta file")
+
 // readImageMeta finds and reads what is said of a disk image.
 func readImageMeta(source, given string) (path string, meta images.Meta, err error) {
 	path = given
@@ -194,7 +223,7 @@ func readImageMeta(source, given string) (path string, meta images.Meta, err err
 	}
 	file, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) && given == "" {
-		return path, meta, fmt.Errorf("what is on %s is not known: %s is missing; write it or name another with --meta", source, path)
+		return path, meta, errNoMeta
 	}
 	if err != nil {
 		return path, meta, err

@@ -3,7 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/pem"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,8 +41,11 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Setenv("BLOOMERY_CONFIG", filepath.Join(keys, clientConfigFile))
-			if filepath.Base(env.WorkDir) == "script-fleet" {
+			switch filepath.Base(env.WorkDir) {
+			case "script-fleet":
 				return secondRack(t, env.WorkDir, sockets)
+			case "script-imageurl":
+				return publish(t, env)
 			}
 			return nil
 		},
@@ -80,6 +86,17 @@ func secondRack(t *testing.T, dir, sockets string) error {
 		}
 	}
 	return serveFake(t, filepath.Join(dir, ".rack2"), filepath.Join(sockets, "rack2.sock"))
+}
+
+// publish serves the script's folder "published" over HTTPS at $URL, by a certificate that the script's commands trust.
+func publish(t *testing.T, env *testscript.Env) error {
+	server := httptest.NewTLSServer(http.FileServer(http.Dir(filepath.Join(env.WorkDir, "published"))))
+	t.Cleanup(server.Close)
+	certificate := filepath.Join(env.WorkDir, "maker.crt")
+	env.Setenv("SSL_CERT_FILE", certificate)
+	env.Setenv("URL", server.URL)
+	env.Setenv("XDG_CACHE_HOME", filepath.Join(env.WorkDir, "cache"))
+	return os.WriteFile(certificate, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600)
 }
 
 // TestHelp asks every command for help and gives it arguments that none takes.

@@ -90,10 +90,10 @@ func careful(client *http.Client) *http.Client {
 	guarded := *client
 	guarded.CheckRedirect = func(next *http.Request, via []*http.Request) error {
 		if len(via) >= maxRedirects {
-			return fmt.Errorf("more than %d redirects", maxRedirects)
+			return permanent{fmt.Errorf("more than %d redirects", maxRedirects)}
 		}
 		if next.URL.Scheme != "https" && via[0].URL.Scheme == "https" {
-			return fmt.Errorf("redirected from https to %s", shown(next.URL))
+			return permanent{fmt.Errorf("redirected from https to %s", shown(next.URL))}
 		}
 		return nil
 	}
