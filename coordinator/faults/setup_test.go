@@ -105,7 +105,7 @@ func (w *world) build(s size) error {
 		return err
 	}
 	for _, n := range w.nodes {
-		if err := errors.Join(os.WriteFile(n.config, []byte(w.configuration(n, boot)), 0o600), n.addImage(public, private)); err != nil {
+		if err := errors.Join(os.WriteFile(n.config, []byte(w.configuration(n, boot)), 0o600), n.addImage(w.t.Context(), public, private)); err != nil {
 			return err
 		}
 	}
@@ -246,7 +246,7 @@ switches:
 }
 
 // addImage puts a small signed image of zeros into the coordinator's store.
-func (n *node) addImage(public images.PublicKey, private images.PrivateKey) error {
+func (n *node) addImage(ctx context.Context, public images.PublicKey, private images.PrivateKey) error {
 	store, err := images.OpenStore(filepath.Join(n.dir, "images"), public)
 	if err != nil {
 		return err
@@ -264,7 +264,7 @@ func (n *node) addImage(public images.PublicKey, private images.PrivateKey) erro
 	if err != nil {
 		return err
 	}
-	up, err := store.Begin(m.Name, manifest, signature)
+	up, err := store.Begin(ctx, m.Name, manifest, signature)
 	if err != nil {
 		return err
 	}
