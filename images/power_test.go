@@ -83,13 +83,13 @@ func checkTables(disk, earlier, image []byte) error {
 // The power goes at each of a write's operations in turn, in which a disk loses what it has not flushed. Whatever is left then has a whole table or
 // none, and the next write makes it the image, from the last watermark on.
 func TestWritePowerCutAnywhere(t *testing.T) {
-	image, data, m := smallFrames(t, 48, 1)
+	image, data, m := smallFrames(t, 36, 1)
 	earlier := earlierDisk(len(image))
 	tables := map[string]int{}
 	ended := false // before the power went: each write has another number of syncs, so that only this says that all operations had their turn
 	for cut := 1; !ended; cut++ {
 		ended = true
-		for seed := range uint64(6) {
+		for seed := range uint64(4) {
 			device := newCachedDevice(earlier, seed)
 			device.cutAt = cut
 			mark, err := cutWrite(t, m, data, device, Watermark{})
