@@ -300,26 +300,6 @@ func (c *Coordinator) commitImage(ctx context.Context, upload *images.Upload) (*
 	return image, err
 }
 
-// VerifyImage implements bloomery.v1.ImageService.
-func (c *Coordinator) VerifyImage(ctx context.Context, r *connect.Request[bloomeryv1.VerifyImageRequest]) (*connect.Response[bloomeryv1.VerifyImageResponse], error) {
-	v, err := c.imageView(ctx)
-	if err != nil {
-		return nil, err
-	}
-	image, err := v.find(r.Msg.GetName())
-	if err != nil {
-		return nil, err
-	}
-	spoilt, err := c.verifyCopy(ctx, image)
-	if errors.Is(err, images.ErrNotFound) {
-		return nil, c.notHereYet(v.message(image))
-	}
-	if err := imageError(errors.Join(spoilt, err)); err != nil {
-		return nil, err
-	}
-	return connect.NewResponse(&bloomeryv1.VerifyImageResponse{Image: v.message(image)}), nil
-}
-
 // RemoveImage implements bloomery.v1.ImageService.
 func (c *Coordinator) RemoveImage(ctx context.Context, r *connect.Request[bloomeryv1.RemoveImageRequest]) (*connect.Response[bloomeryv1.RemoveImageResponse], error) {
 	name := r.Msg.GetName()

@@ -455,3 +455,38 @@ func TestPlanImages(t *testing.T) {
 		})
 	}
 }
+
+// TestVerifyEverywhere reads all copies from one coordinator, and names the one that is spoilt or cannot be asked.
+func TestVerifyEverywhere(t *testing.T) {
+	r := newImageRack(t, "c1", "c2", "c3")
+	r.add(r.nodes["c1"], "debian-12", 1<<20)
+	held := map[string][]string{"debian-12": {"c1", "c2", "c3"}}
+	r.eventually(r.nodes["c1"], held)
+	verify := func() ([]string, error) {
+		answer, err := r.nodes["c1"].VerifyImage(t.Context(), connect.NewRequest(&bloomeryv1.VerifyImageRequest{Name: "debian-12"}))
+		if err != nil {
+			return nil, err
+		}
+		return answer.Msg.GetVerified(), nil
+	}
+	sound, err := verify()
+	must(t, err)
+	if diff := cmp.Diff(held["debian-12"], sound); diff != "" {
+		t.Error(diff)
+	}
+
+	flipAt(t, filepath.Join(r.nodes["c2"].dir, "debian-12", images.DataFile), 1000)
+	var refusal *Refusal
+	if _, err := verify(); !errors.As(err, &refusal) || refusal.Reason != "IMAGE_CORRUPT" || !strings.Contains(err.Error(), "coordinator c2") || strings.Contains(err.Error(), "coordinator c3") {
+		t.Errorf("a spoilt copy: %v, want c2 named", err)
+	}
+	until(t, "the copy is sound again", func() bool {
+		sound, err := verify()
+		return err == nil && len(sound) == 3
+	})
+
+	r.nodes["c3"].stop()
+	if _, err := verify(); !errors.As(err, &refusal) || refusal.Reason != "COPY_NOT_VERIFIED" || !strings.Contains(err.Error(), "coordinator c3") {
+		t.Errorf("a coordinator that is away: %v, want c3 named", err)
+	}
+}

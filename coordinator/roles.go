@@ -141,6 +141,7 @@ func permissions() []permission {
 		{bloomeryv1connect.NodeServiceWatchHintsProcedure, pki.RoleNode, 0, 0},
 		{bloomeryv1connect.NodeServiceGetNodeStatusProcedure, pki.RoleNode, 0, 0},
 		{bloomeryv1connect.NodeServiceStoreReportsProcedure, pki.RoleNode, 0, 0},
+		{bloomeryv1connect.NodeServiceVerifyImageCopyProcedure, pki.RoleNode, 0, 0},
 	}
 }
 

@@ -319,6 +319,20 @@ func (f *fakeCoordinator) AddImage(_ context.Context, stream *connect.ClientStre
 	return connect.NewResponse(&bloomeryv1.AddImageResponse{Image: image}), nil
 }
 
+// VerifyImage finds debian-cut spoilt on one coordinator.
+func (f *fakeCoordinator) VerifyImage(_ context.Context, r *connect.Request[bloomeryv1.VerifyImageRequest]) (*connect.Response[bloomeryv1.VerifyImageResponse], error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	image := f.images[r.Msg.GetName()]
+	switch {
+	case image == nil:
+		return nil, connect.NewError(connect.CodeNotFound, errors.New("no such image"))
+	case image.GetName() == "debian-cut":
+		return nil, fieldErrors("image debian-cut: coordinator c2: frame 0 is corrupt", &bloomeryv1.FieldError{Field: "data", Reason: "IMAGE_CORRUPT", Message: "coordinator c2: frame 0 is corrupt"})
+	}
+	return connect.NewResponse(&bloomeryv1.VerifyImageResponse{Image: image, Verified: image.GetCopies()}), nil
+}
+
 func (f *fakeCoordinator) GetImageUpload(_ context.Context, r *connect.Request[bloomeryv1.GetImageUploadRequest]) (*connect.Response[bloomeryv1.GetImageUploadResponse], error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

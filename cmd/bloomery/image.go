@@ -83,17 +83,23 @@ func newImageShow(set *settings) *cobra.Command {
 func newImageVerify(set *settings) *cobra.Command {
 	return oneThing(set, &cobra.Command{
 		Use:     "verify NAME",
-		Short:   "Read every frame of a stored image again, at one coordinator, and check its signature",
+		Short:   "Read every frame of a stored image again, on every coordinator that holds it, and check its signature",
+		Long:    `A copy that is spoilt makes the command fail, and is fetched again from another coordinator.`,
 		Example: `  bloomery image verify debian-12`,
-	}, func(ctx context.Context, c *client, name string) (*bloomeryv1.Image, error) {
+	}, func(ctx context.Context, c *client, name string) (*bloomeryv1.VerifyImageResponse, error) {
 		ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
 		defer cancel()
 		answer, err := c.images.VerifyImage(ctx, connect.NewRequest(&bloomeryv1.VerifyImageRequest{Name: name}))
 		if err != nil {
 			return nil, err
 		}
-		return answer.Msg.GetImage(), nil
-	}, set.printImage)
+		return answer.Msg, nil
+	}, func(w io.Writer, answer *bloomeryv1.VerifyImageResponse) error {
+		return set.printMessage(w, answer, func(w io.Writer) {
+			row(w, "Image", answer.GetImage().GetName())
+			row(w, "Sound", strings.Join(answer.GetVerified(), " "))
+		})
+	})
 }
 
 func newImageRemove(set *settings) *cobra.Command {

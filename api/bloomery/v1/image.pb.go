@@ -643,8 +643,10 @@ func (x *VerifyImageRequest) GetName() string {
 }
 
 type VerifyImageResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Image         *Image                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Image *Image                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	// Names of the coordinators whose copies are sound.
+	Verified      []string `protobuf:"bytes,2,rep,name=verified,proto3" json:"verified,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -682,6 +684,13 @@ func (*VerifyImageResponse) Descriptor() ([]byte, []int) {
 func (x *VerifyImageResponse) GetImage() *Image {
 	if x != nil {
 		return x.Image
+	}
+	return nil
+}
+
+func (x *VerifyImageResponse) GetVerified() []string {
+	if x != nil {
+		return x.Verified
 	}
 	return nil
 }
@@ -808,9 +817,10 @@ const file_bloomery_v1_image_proto_rawDesc = "" +
 	"\x16GetImageUploadResponse\x12%\n" +
 	"\x0ereceived_bytes\x18\x01 \x01(\x03R\rreceivedBytes\"(\n" +
 	"\x12VerifyImageRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"?\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"[\n" +
 	"\x13VerifyImageResponse\x12(\n" +
-	"\x05image\x18\x01 \x01(\v2\x12.bloomery.v1.ImageR\x05image\"(\n" +
+	"\x05image\x18\x01 \x01(\v2\x12.bloomery.v1.ImageR\x05image\x12\x1a\n" +
+	"\bverified\x18\x02 \x03(\tR\bverified\"(\n" +
 	"\x12RemoveImageRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x15\n" +
 	"\x13RemoveImageResponse2\xf0\x03\n" +

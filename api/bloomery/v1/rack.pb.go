@@ -127,7 +127,87 @@ func (x RotateCARequest_Phase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RotateCARequest_Phase.Descriptor instead.
 func (RotateCARequest_Phase) EnumDescriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{9, 0}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{11, 0}
+}
+
+type VerifyImageCopyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyImageCopyRequest) Reset() {
+	*x = VerifyImageCopyRequest{}
+	mi := &file_bloomery_v1_rack_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyImageCopyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyImageCopyRequest) ProtoMessage() {}
+
+func (x *VerifyImageCopyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_rack_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyImageCopyRequest.ProtoReflect.Descriptor instead.
+func (*VerifyImageCopyRequest) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *VerifyImageCopyRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type VerifyImageCopyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyImageCopyResponse) Reset() {
+	*x = VerifyImageCopyResponse{}
+	mi := &file_bloomery_v1_rack_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyImageCopyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyImageCopyResponse) ProtoMessage() {}
+
+func (x *VerifyImageCopyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_rack_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyImageCopyResponse.ProtoReflect.Descriptor instead.
+func (*VerifyImageCopyResponse) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{1}
 }
 
 type Node struct {
@@ -163,7 +243,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[0]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -175,7 +255,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[0]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -188,7 +268,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{0}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Node) GetName() string {
@@ -325,7 +405,7 @@ type GetRackStatusRequest struct {
 
 func (x *GetRackStatusRequest) Reset() {
 	*x = GetRackStatusRequest{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[1]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -337,7 +417,7 @@ func (x *GetRackStatusRequest) String() string {
 func (*GetRackStatusRequest) ProtoMessage() {}
 
 func (x *GetRackStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[1]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -350,7 +430,7 @@ func (x *GetRackStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRackStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetRackStatusRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{1}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{3}
 }
 
 type GetRackStatusResponse struct {
@@ -372,7 +452,7 @@ type GetRackStatusResponse struct {
 
 func (x *GetRackStatusResponse) Reset() {
 	*x = GetRackStatusResponse{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[2]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -384,7 +464,7 @@ func (x *GetRackStatusResponse) String() string {
 func (*GetRackStatusResponse) ProtoMessage() {}
 
 func (x *GetRackStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[2]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -397,7 +477,7 @@ func (x *GetRackStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRackStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetRackStatusResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{2}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GetRackStatusResponse) GetRack() string {
@@ -461,7 +541,7 @@ type CreateJoinTokenRequest struct {
 
 func (x *CreateJoinTokenRequest) Reset() {
 	*x = CreateJoinTokenRequest{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[3]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -473,7 +553,7 @@ func (x *CreateJoinTokenRequest) String() string {
 func (*CreateJoinTokenRequest) ProtoMessage() {}
 
 func (x *CreateJoinTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[3]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -486,7 +566,7 @@ func (x *CreateJoinTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJoinTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateJoinTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{3}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *CreateJoinTokenRequest) GetNode() string {
@@ -514,7 +594,7 @@ type CreateJoinTokenResponse struct {
 
 func (x *CreateJoinTokenResponse) Reset() {
 	*x = CreateJoinTokenResponse{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[4]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -526,7 +606,7 @@ func (x *CreateJoinTokenResponse) String() string {
 func (*CreateJoinTokenResponse) ProtoMessage() {}
 
 func (x *CreateJoinTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[4]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -539,7 +619,7 @@ func (x *CreateJoinTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJoinTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateJoinTokenResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{4}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CreateJoinTokenResponse) GetToken() string {
@@ -571,7 +651,7 @@ type JoinRackRequest struct {
 
 func (x *JoinRackRequest) Reset() {
 	*x = JoinRackRequest{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[5]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -583,7 +663,7 @@ func (x *JoinRackRequest) String() string {
 func (*JoinRackRequest) ProtoMessage() {}
 
 func (x *JoinRackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[5]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -596,7 +676,7 @@ func (x *JoinRackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRackRequest.ProtoReflect.Descriptor instead.
 func (*JoinRackRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{5}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *JoinRackRequest) GetSecret() string {
@@ -661,7 +741,7 @@ type JoinRackResponse struct {
 
 func (x *JoinRackResponse) Reset() {
 	*x = JoinRackResponse{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[6]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -673,7 +753,7 @@ func (x *JoinRackResponse) String() string {
 func (*JoinRackResponse) ProtoMessage() {}
 
 func (x *JoinRackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[6]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -686,7 +766,7 @@ func (x *JoinRackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRackResponse.ProtoReflect.Descriptor instead.
 func (*JoinRackResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{6}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *JoinRackResponse) GetRack() string {
@@ -749,7 +829,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[7]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -761,7 +841,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[7]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -774,7 +854,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{7}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RemoveNodeRequest) GetName() string {
@@ -799,7 +879,7 @@ type RemoveNodeResponse struct {
 
 func (x *RemoveNodeResponse) Reset() {
 	*x = RemoveNodeResponse{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[8]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -811,7 +891,7 @@ func (x *RemoveNodeResponse) String() string {
 func (*RemoveNodeResponse) ProtoMessage() {}
 
 func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[8]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -824,7 +904,7 @@ func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{8}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{10}
 }
 
 type RotateCARequest struct {
@@ -838,7 +918,7 @@ type RotateCARequest struct {
 
 func (x *RotateCARequest) Reset() {
 	*x = RotateCARequest{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[9]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -850,7 +930,7 @@ func (x *RotateCARequest) String() string {
 func (*RotateCARequest) ProtoMessage() {}
 
 func (x *RotateCARequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[9]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -863,7 +943,7 @@ func (x *RotateCARequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateCARequest.ProtoReflect.Descriptor instead.
 func (*RotateCARequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{9}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RotateCARequest) GetPhase() RotateCARequest_Phase {
@@ -889,7 +969,7 @@ type RotateCAResponse struct {
 
 func (x *RotateCAResponse) Reset() {
 	*x = RotateCAResponse{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[10]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +981,7 @@ func (x *RotateCAResponse) String() string {
 func (*RotateCAResponse) ProtoMessage() {}
 
 func (x *RotateCAResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[10]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +994,7 @@ func (x *RotateCAResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateCAResponse.ProtoReflect.Descriptor instead.
 func (*RotateCAResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{10}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RotateCAResponse) GetAuthorities() []*Authority {
@@ -940,7 +1020,7 @@ type Authority struct {
 
 func (x *Authority) Reset() {
 	*x = Authority{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[11]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -952,7 +1032,7 @@ func (x *Authority) String() string {
 func (*Authority) ProtoMessage() {}
 
 func (x *Authority) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[11]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -965,7 +1045,7 @@ func (x *Authority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authority.ProtoReflect.Descriptor instead.
 func (*Authority) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{11}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Authority) GetSubject() string {
@@ -1011,7 +1091,7 @@ type GetAuthoritiesRequest struct {
 
 func (x *GetAuthoritiesRequest) Reset() {
 	*x = GetAuthoritiesRequest{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[12]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1023,7 +1103,7 @@ func (x *GetAuthoritiesRequest) String() string {
 func (*GetAuthoritiesRequest) ProtoMessage() {}
 
 func (x *GetAuthoritiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[12]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1036,7 +1116,7 @@ func (x *GetAuthoritiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAuthoritiesRequest.ProtoReflect.Descriptor instead.
 func (*GetAuthoritiesRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{12}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{14}
 }
 
 type GetAuthoritiesResponse struct {
@@ -1048,7 +1128,7 @@ type GetAuthoritiesResponse struct {
 
 func (x *GetAuthoritiesResponse) Reset() {
 	*x = GetAuthoritiesResponse{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[13]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1060,7 +1140,7 @@ func (x *GetAuthoritiesResponse) String() string {
 func (*GetAuthoritiesResponse) ProtoMessage() {}
 
 func (x *GetAuthoritiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[13]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1073,7 +1153,7 @@ func (x *GetAuthoritiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAuthoritiesResponse.ProtoReflect.Descriptor instead.
 func (*GetAuthoritiesResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{13}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetAuthoritiesResponse) GetAuthorities() []*Authority {
@@ -1093,7 +1173,7 @@ type BackupRackRequest struct {
 
 func (x *BackupRackRequest) Reset() {
 	*x = BackupRackRequest{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[14]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1185,7 @@ func (x *BackupRackRequest) String() string {
 func (*BackupRackRequest) ProtoMessage() {}
 
 func (x *BackupRackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[14]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1198,7 @@ func (x *BackupRackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRackRequest.ProtoReflect.Descriptor instead.
 func (*BackupRackRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{14}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *BackupRackRequest) GetPassphrase() string {
@@ -1137,7 +1217,7 @@ type BackupRackResponse struct {
 
 func (x *BackupRackResponse) Reset() {
 	*x = BackupRackResponse{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[15]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1149,7 +1229,7 @@ func (x *BackupRackResponse) String() string {
 func (*BackupRackResponse) ProtoMessage() {}
 
 func (x *BackupRackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[15]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1162,7 +1242,7 @@ func (x *BackupRackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRackResponse.ProtoReflect.Descriptor instead.
 func (*BackupRackResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{15}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *BackupRackResponse) GetData() []byte {
@@ -1180,7 +1260,7 @@ type WatchHintsRequest struct {
 
 func (x *WatchHintsRequest) Reset() {
 	*x = WatchHintsRequest{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[16]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1192,7 +1272,7 @@ func (x *WatchHintsRequest) String() string {
 func (*WatchHintsRequest) ProtoMessage() {}
 
 func (x *WatchHintsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[16]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1205,7 +1285,7 @@ func (x *WatchHintsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchHintsRequest.ProtoReflect.Descriptor instead.
 func (*WatchHintsRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{16}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{18}
 }
 
 type WatchHintsResponse struct {
@@ -1217,7 +1297,7 @@ type WatchHintsResponse struct {
 
 func (x *WatchHintsResponse) Reset() {
 	*x = WatchHintsResponse{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[17]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1309,7 @@ func (x *WatchHintsResponse) String() string {
 func (*WatchHintsResponse) ProtoMessage() {}
 
 func (x *WatchHintsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[17]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +1322,7 @@ func (x *WatchHintsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchHintsResponse.ProtoReflect.Descriptor instead.
 func (*WatchHintsResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{17}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WatchHintsResponse) GetTopics() []string {
@@ -1261,7 +1341,7 @@ type StoreReportsRequest struct {
 
 func (x *StoreReportsRequest) Reset() {
 	*x = StoreReportsRequest{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[18]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1273,7 +1353,7 @@ func (x *StoreReportsRequest) String() string {
 func (*StoreReportsRequest) ProtoMessage() {}
 
 func (x *StoreReportsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[18]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1286,7 +1366,7 @@ func (x *StoreReportsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreReportsRequest.ProtoReflect.Descriptor instead.
 func (*StoreReportsRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{18}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StoreReportsRequest) GetCalls() []*AgentReports {
@@ -1312,7 +1392,7 @@ type AgentReports struct {
 
 func (x *AgentReports) Reset() {
 	*x = AgentReports{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[19]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1324,7 +1404,7 @@ func (x *AgentReports) String() string {
 func (*AgentReports) ProtoMessage() {}
 
 func (x *AgentReports) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[19]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1337,7 +1417,7 @@ func (x *AgentReports) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentReports.ProtoReflect.Descriptor instead.
 func (*AgentReports) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{19}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AgentReports) GetMachine() string {
@@ -1385,7 +1465,7 @@ type StoreReportsResponse struct {
 
 func (x *StoreReportsResponse) Reset() {
 	*x = StoreReportsResponse{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[20]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1397,7 +1477,7 @@ func (x *StoreReportsResponse) String() string {
 func (*StoreReportsResponse) ProtoMessage() {}
 
 func (x *StoreReportsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[20]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1410,7 +1490,7 @@ func (x *StoreReportsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreReportsResponse.ProtoReflect.Descriptor instead.
 func (*StoreReportsResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{20}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StoreReportsResponse) GetResults() []*StoredReports {
@@ -1433,7 +1513,7 @@ type StoredReports struct {
 
 func (x *StoredReports) Reset() {
 	*x = StoredReports{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[21]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1445,7 +1525,7 @@ func (x *StoredReports) String() string {
 func (*StoredReports) ProtoMessage() {}
 
 func (x *StoredReports) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[21]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1458,7 +1538,7 @@ func (x *StoredReports) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredReports.ProtoReflect.Descriptor instead.
 func (*StoredReports) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{21}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *StoredReports) GetAcknowledged() int64 {
@@ -1490,7 +1570,7 @@ type GetNodeStatusRequest struct {
 
 func (x *GetNodeStatusRequest) Reset() {
 	*x = GetNodeStatusRequest{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[22]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1502,7 +1582,7 @@ func (x *GetNodeStatusRequest) String() string {
 func (*GetNodeStatusRequest) ProtoMessage() {}
 
 func (x *GetNodeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[22]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1515,7 +1595,7 @@ func (x *GetNodeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{22}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{24}
 }
 
 type GetNodeStatusResponse struct {
@@ -1528,7 +1608,7 @@ type GetNodeStatusResponse struct {
 
 func (x *GetNodeStatusResponse) Reset() {
 	*x = GetNodeStatusResponse{}
-	mi := &file_bloomery_v1_rack_proto_msgTypes[23]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1540,7 +1620,7 @@ func (x *GetNodeStatusResponse) String() string {
 func (*GetNodeStatusResponse) ProtoMessage() {}
 
 func (x *GetNodeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_rack_proto_msgTypes[23]
+	mi := &file_bloomery_v1_rack_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1553,7 +1633,7 @@ func (x *GetNodeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetNodeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{23}
+	return file_bloomery_v1_rack_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetNodeStatusResponse) GetNode() *Node {
@@ -1574,7 +1654,10 @@ var File_bloomery_v1_rack_proto protoreflect.FileDescriptor
 
 const file_bloomery_v1_rack_proto_rawDesc = "" +
 	"\n" +
-	"\x16bloomery/v1/rack.proto\x12\vbloomery.v1\x1a\x17bloomery/v1/agent.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x91\x05\n" +
+	"\x16bloomery/v1/rack.proto\x12\vbloomery.v1\x1a\x17bloomery/v1/agent.proto\x1a\x1fgoogle/protobuf/timestamp.proto\",\n" +
+	"\x16VerifyImageCopyRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x19\n" +
+	"\x17VerifyImageCopyResponse\"\x91\x05\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x10\n" +
@@ -1694,12 +1777,13 @@ const file_bloomery_v1_rack_proto_rawDesc = "" +
 	"\bRotateCA\x12\x1c.bloomery.v1.RotateCARequest\x1a\x1d.bloomery.v1.RotateCAResponse\x12Y\n" +
 	"\x0eGetAuthorities\x12\".bloomery.v1.GetAuthoritiesRequest\x1a#.bloomery.v1.GetAuthoritiesResponse\x12O\n" +
 	"\n" +
-	"BackupRack\x12\x1e.bloomery.v1.BackupRackRequest\x1a\x1f.bloomery.v1.BackupRackResponse0\x012\x8b\x02\n" +
+	"BackupRack\x12\x1e.bloomery.v1.BackupRackRequest\x1a\x1f.bloomery.v1.BackupRackResponse0\x012\xe9\x02\n" +
 	"\vNodeService\x12O\n" +
 	"\n" +
 	"WatchHints\x12\x1e.bloomery.v1.WatchHintsRequest\x1a\x1f.bloomery.v1.WatchHintsResponse0\x01\x12V\n" +
 	"\rGetNodeStatus\x12!.bloomery.v1.GetNodeStatusRequest\x1a\".bloomery.v1.GetNodeStatusResponse\x12S\n" +
-	"\fStoreReports\x12 .bloomery.v1.StoreReportsRequest\x1a!.bloomery.v1.StoreReportsResponseB%Z#bloomery/api/bloomery/v1;bloomeryv1b\x06proto3"
+	"\fStoreReports\x12 .bloomery.v1.StoreReportsRequest\x1a!.bloomery.v1.StoreReportsResponse\x12\\\n" +
+	"\x0fVerifyImageCopy\x12#.bloomery.v1.VerifyImageCopyRequest\x1a$.bloomery.v1.VerifyImageCopyResponseB%Z#bloomery/api/bloomery/v1;bloomeryv1b\x06proto3"
 
 var (
 	file_bloomery_v1_rack_proto_rawDescOnce sync.Once
@@ -1714,75 +1798,79 @@ func file_bloomery_v1_rack_proto_rawDescGZIP() []byte {
 }
 
 var file_bloomery_v1_rack_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_bloomery_v1_rack_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_bloomery_v1_rack_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_bloomery_v1_rack_proto_goTypes = []any{
 	(NodeRole)(0),                   // 0: bloomery.v1.NodeRole
 	(RotateCARequest_Phase)(0),      // 1: bloomery.v1.RotateCARequest.Phase
-	(*Node)(nil),                    // 2: bloomery.v1.Node
-	(*GetRackStatusRequest)(nil),    // 3: bloomery.v1.GetRackStatusRequest
-	(*GetRackStatusResponse)(nil),   // 4: bloomery.v1.GetRackStatusResponse
-	(*CreateJoinTokenRequest)(nil),  // 5: bloomery.v1.CreateJoinTokenRequest
-	(*CreateJoinTokenResponse)(nil), // 6: bloomery.v1.CreateJoinTokenResponse
-	(*JoinRackRequest)(nil),         // 7: bloomery.v1.JoinRackRequest
-	(*JoinRackResponse)(nil),        // 8: bloomery.v1.JoinRackResponse
-	(*RemoveNodeRequest)(nil),       // 9: bloomery.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),      // 10: bloomery.v1.RemoveNodeResponse
-	(*RotateCARequest)(nil),         // 11: bloomery.v1.RotateCARequest
-	(*RotateCAResponse)(nil),        // 12: bloomery.v1.RotateCAResponse
-	(*Authority)(nil),               // 13: bloomery.v1.Authority
-	(*GetAuthoritiesRequest)(nil),   // 14: bloomery.v1.GetAuthoritiesRequest
-	(*GetAuthoritiesResponse)(nil),  // 15: bloomery.v1.GetAuthoritiesResponse
-	(*BackupRackRequest)(nil),       // 16: bloomery.v1.BackupRackRequest
-	(*BackupRackResponse)(nil),      // 17: bloomery.v1.BackupRackResponse
-	(*WatchHintsRequest)(nil),       // 18: bloomery.v1.WatchHintsRequest
-	(*WatchHintsResponse)(nil),      // 19: bloomery.v1.WatchHintsResponse
-	(*StoreReportsRequest)(nil),     // 20: bloomery.v1.StoreReportsRequest
-	(*AgentReports)(nil),            // 21: bloomery.v1.AgentReports
-	(*StoreReportsResponse)(nil),    // 22: bloomery.v1.StoreReportsResponse
-	(*StoredReports)(nil),           // 23: bloomery.v1.StoredReports
-	(*GetNodeStatusRequest)(nil),    // 24: bloomery.v1.GetNodeStatusRequest
-	(*GetNodeStatusResponse)(nil),   // 25: bloomery.v1.GetNodeStatusResponse
-	(*timestamppb.Timestamp)(nil),   // 26: google.protobuf.Timestamp
-	(*Report)(nil),                  // 27: bloomery.v1.Report
+	(*VerifyImageCopyRequest)(nil),  // 2: bloomery.v1.VerifyImageCopyRequest
+	(*VerifyImageCopyResponse)(nil), // 3: bloomery.v1.VerifyImageCopyResponse
+	(*Node)(nil),                    // 4: bloomery.v1.Node
+	(*GetRackStatusRequest)(nil),    // 5: bloomery.v1.GetRackStatusRequest
+	(*GetRackStatusResponse)(nil),   // 6: bloomery.v1.GetRackStatusResponse
+	(*CreateJoinTokenRequest)(nil),  // 7: bloomery.v1.CreateJoinTokenRequest
+	(*CreateJoinTokenResponse)(nil), // 8: bloomery.v1.CreateJoinTokenResponse
+	(*JoinRackRequest)(nil),         // 9: bloomery.v1.JoinRackRequest
+	(*JoinRackResponse)(nil),        // 10: bloomery.v1.JoinRackResponse
+	(*RemoveNodeRequest)(nil),       // 11: bloomery.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),      // 12: bloomery.v1.RemoveNodeResponse
+	(*RotateCARequest)(nil),         // 13: bloomery.v1.RotateCARequest
+	(*RotateCAResponse)(nil),        // 14: bloomery.v1.RotateCAResponse
+	(*Authority)(nil),               // 15: bloomery.v1.Authority
+	(*GetAuthoritiesRequest)(nil),   // 16: bloomery.v1.GetAuthoritiesRequest
+	(*GetAuthoritiesResponse)(nil),  // 17: bloomery.v1.GetAuthoritiesResponse
+	(*BackupRackRequest)(nil),       // 18: bloomery.v1.BackupRackRequest
+	(*BackupRackResponse)(nil),      // 19: bloomery.v1.BackupRackResponse
+	(*WatchHintsRequest)(nil),       // 20: bloomery.v1.WatchHintsRequest
+	(*WatchHintsResponse)(nil),      // 21: bloomery.v1.WatchHintsResponse
+	(*StoreReportsRequest)(nil),     // 22: bloomery.v1.StoreReportsRequest
+	(*AgentReports)(nil),            // 23: bloomery.v1.AgentReports
+	(*StoreReportsResponse)(nil),    // 24: bloomery.v1.StoreReportsResponse
+	(*StoredReports)(nil),           // 25: bloomery.v1.StoredReports
+	(*GetNodeStatusRequest)(nil),    // 26: bloomery.v1.GetNodeStatusRequest
+	(*GetNodeStatusResponse)(nil),   // 27: bloomery.v1.GetNodeStatusResponse
+	(*timestamppb.Timestamp)(nil),   // 28: google.protobuf.Timestamp
+	(*Report)(nil),                  // 29: bloomery.v1.Report
 }
 var file_bloomery_v1_rack_proto_depIdxs = []int32{
 	0,  // 0: bloomery.v1.Node.role:type_name -> bloomery.v1.NodeRole
-	26, // 1: bloomery.v1.Node.started_at:type_name -> google.protobuf.Timestamp
-	26, // 2: bloomery.v1.Node.certificate_not_after:type_name -> google.protobuf.Timestamp
-	2,  // 3: bloomery.v1.GetRackStatusResponse.nodes:type_name -> bloomery.v1.Node
-	26, // 4: bloomery.v1.GetRackStatusResponse.ca_not_after:type_name -> google.protobuf.Timestamp
-	26, // 5: bloomery.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	28, // 1: bloomery.v1.Node.started_at:type_name -> google.protobuf.Timestamp
+	28, // 2: bloomery.v1.Node.certificate_not_after:type_name -> google.protobuf.Timestamp
+	4,  // 3: bloomery.v1.GetRackStatusResponse.nodes:type_name -> bloomery.v1.Node
+	28, // 4: bloomery.v1.GetRackStatusResponse.ca_not_after:type_name -> google.protobuf.Timestamp
+	28, // 5: bloomery.v1.CreateJoinTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
 	1,  // 6: bloomery.v1.RotateCARequest.phase:type_name -> bloomery.v1.RotateCARequest.Phase
-	13, // 7: bloomery.v1.RotateCAResponse.authorities:type_name -> bloomery.v1.Authority
-	26, // 8: bloomery.v1.Authority.not_after:type_name -> google.protobuf.Timestamp
-	13, // 9: bloomery.v1.GetAuthoritiesResponse.authorities:type_name -> bloomery.v1.Authority
-	21, // 10: bloomery.v1.StoreReportsRequest.calls:type_name -> bloomery.v1.AgentReports
-	27, // 11: bloomery.v1.AgentReports.reports:type_name -> bloomery.v1.Report
-	23, // 12: bloomery.v1.StoreReportsResponse.results:type_name -> bloomery.v1.StoredReports
-	2,  // 13: bloomery.v1.GetNodeStatusResponse.node:type_name -> bloomery.v1.Node
-	26, // 14: bloomery.v1.GetNodeStatusResponse.time:type_name -> google.protobuf.Timestamp
-	3,  // 15: bloomery.v1.RackService.GetRackStatus:input_type -> bloomery.v1.GetRackStatusRequest
-	5,  // 16: bloomery.v1.RackService.CreateJoinToken:input_type -> bloomery.v1.CreateJoinTokenRequest
-	7,  // 17: bloomery.v1.RackService.JoinRack:input_type -> bloomery.v1.JoinRackRequest
-	9,  // 18: bloomery.v1.RackService.RemoveNode:input_type -> bloomery.v1.RemoveNodeRequest
-	11, // 19: bloomery.v1.RackService.RotateCA:input_type -> bloomery.v1.RotateCARequest
-	14, // 20: bloomery.v1.RackService.GetAuthorities:input_type -> bloomery.v1.GetAuthoritiesRequest
-	16, // 21: bloomery.v1.RackService.BackupRack:input_type -> bloomery.v1.BackupRackRequest
-	18, // 22: bloomery.v1.NodeService.WatchHints:input_type -> bloomery.v1.WatchHintsRequest
-	24, // 23: bloomery.v1.NodeService.GetNodeStatus:input_type -> bloomery.v1.GetNodeStatusRequest
-	20, // 24: bloomery.v1.NodeService.StoreReports:input_type -> bloomery.v1.StoreReportsRequest
-	4,  // 25: bloomery.v1.RackService.GetRackStatus:output_type -> bloomery.v1.GetRackStatusResponse
-	6,  // 26: bloomery.v1.RackService.CreateJoinToken:output_type -> bloomery.v1.CreateJoinTokenResponse
-	8,  // 27: bloomery.v1.RackService.JoinRack:output_type -> bloomery.v1.JoinRackResponse
-	10, // 28: bloomery.v1.RackService.RemoveNode:output_type -> bloomery.v1.RemoveNodeResponse
-	12, // 29: bloomery.v1.RackService.RotateCA:output_type -> bloomery.v1.RotateCAResponse
-	15, // 30: bloomery.v1.RackService.GetAuthorities:output_type -> bloomery.v1.GetAuthoritiesResponse
-	17, // 31: bloomery.v1.RackService.BackupRack:output_type -> bloomery.v1.BackupRackResponse
-	19, // 32: bloomery.v1.NodeService.WatchHints:output_type -> bloomery.v1.WatchHintsResponse
-	25, // 33: bloomery.v1.NodeService.GetNodeStatus:output_type -> bloomery.v1.GetNodeStatusResponse
-	22, // 34: bloomery.v1.NodeService.StoreReports:output_type -> bloomery.v1.StoreReportsResponse
-	25, // [25:35] is the sub-list for method output_type
-	15, // [15:25] is the sub-list for method input_type
+	15, // 7: bloomery.v1.RotateCAResponse.authorities:type_name -> bloomery.v1.Authority
+	28, // 8: bloomery.v1.Authority.not_after:type_name -> google.protobuf.Timestamp
+	15, // 9: bloomery.v1.GetAuthoritiesResponse.authorities:type_name -> bloomery.v1.Authority
+	23, // 10: bloomery.v1.StoreReportsRequest.calls:type_name -> bloomery.v1.AgentReports
+	29, // 11: bloomery.v1.AgentReports.reports:type_name -> bloomery.v1.Report
+	25, // 12: bloomery.v1.StoreReportsResponse.results:type_name -> bloomery.v1.StoredReports
+	4,  // 13: bloomery.v1.GetNodeStatusResponse.node:type_name -> bloomery.v1.Node
+	28, // 14: bloomery.v1.GetNodeStatusResponse.time:type_name -> google.protobuf.Timestamp
+	5,  // 15: bloomery.v1.RackService.GetRackStatus:input_type -> bloomery.v1.GetRackStatusRequest
+	7,  // 16: bloomery.v1.RackService.CreateJoinToken:input_type -> bloomery.v1.CreateJoinTokenRequest
+	9,  // 17: bloomery.v1.RackService.JoinRack:input_type -> bloomery.v1.JoinRackRequest
+	11, // 18: bloomery.v1.RackService.RemoveNode:input_type -> bloomery.v1.RemoveNodeRequest
+	13, // 19: bloomery.v1.RackService.RotateCA:input_type -> bloomery.v1.RotateCARequest
+	16, // 20: bloomery.v1.RackService.GetAuthorities:input_type -> bloomery.v1.GetAuthoritiesRequest
+	18, // 21: bloomery.v1.RackService.BackupRack:input_type -> bloomery.v1.BackupRackRequest
+	20, // 22: bloomery.v1.NodeService.WatchHints:input_type -> bloomery.v1.WatchHintsRequest
+	26, // 23: bloomery.v1.NodeService.GetNodeStatus:input_type -> bloomery.v1.GetNodeStatusRequest
+	22, // 24: bloomery.v1.NodeService.StoreReports:input_type -> bloomery.v1.StoreReportsRequest
+	2,  // 25: bloomery.v1.NodeService.VerifyImageCopy:input_type -> bloomery.v1.VerifyImageCopyRequest
+	6,  // 26: bloomery.v1.RackService.GetRackStatus:output_type -> bloomery.v1.GetRackStatusResponse
+	8,  // 27: bloomery.v1.RackService.CreateJoinToken:output_type -> bloomery.v1.CreateJoinTokenResponse
+	10, // 28: bloomery.v1.RackService.JoinRack:output_type -> bloomery.v1.JoinRackResponse
+	12, // 29: bloomery.v1.RackService.RemoveNode:output_type -> bloomery.v1.RemoveNodeResponse
+	14, // 30: bloomery.v1.RackService.RotateCA:output_type -> bloomery.v1.RotateCAResponse
+	17, // 31: bloomery.v1.RackService.GetAuthorities:output_type -> bloomery.v1.GetAuthoritiesResponse
+	19, // 32: bloomery.v1.RackService.BackupRack:output_type -> bloomery.v1.BackupRackResponse
+	21, // 33: bloomery.v1.NodeService.WatchHints:output_type -> bloomery.v1.WatchHintsResponse
+	27, // 34: bloomery.v1.NodeService.GetNodeStatus:output_type -> bloomery.v1.GetNodeStatusResponse
+	24, // 35: bloomery.v1.NodeService.StoreReports:output_type -> bloomery.v1.StoreReportsResponse
+	3,  // 36: bloomery.v1.NodeService.VerifyImageCopy:output_type -> bloomery.v1.VerifyImageCopyResponse
+	26, // [26:37] is the sub-list for method output_type
+	15, // [15:26] is the sub-list for method input_type
 	15, // [15:15] is the sub-list for extension type_name
 	15, // [15:15] is the sub-list for extension extendee
 	0,  // [0:15] is the sub-list for field type_name
@@ -1800,7 +1888,7 @@ func file_bloomery_v1_rack_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bloomery_v1_rack_proto_rawDesc), len(file_bloomery_v1_rack_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   24,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -62,8 +62,8 @@ type ImageServiceClient interface {
 	// GetImageUpload says how much of an image's data the coordinator that is called has of an AddImage that broke, so that the next one goes on
 	// from there.
 	GetImageUpload(context.Context, *connect.Request[v1.GetImageUploadRequest]) (*connect.Response[v1.GetImageUploadResponse], error)
-	// VerifyImage reads every frame of a stored image again, at the coordinator that is called. A copy that is spoilt is fetched again
-	// from another coordinator.
+	// VerifyImage reads every frame of a stored image again, on every coordinator that holds it. A copy that is spoilt is fetched again from another
+	// coordinator. INVALID_ARGUMENT when one is, FAILED_PRECONDITION when none is known to be but a coordinator could not tell.
 	VerifyImage(context.Context, *connect.Request[v1.VerifyImageRequest]) (*connect.Response[v1.VerifyImageResponse], error)
 	// RemoveImage removes an image from all coordinators. FAILED_PRECONDITION while a job writes it.
 	RemoveImage(context.Context, *connect.Request[v1.RemoveImageRequest]) (*connect.Response[v1.RemoveImageResponse], error)
@@ -171,8 +171,8 @@ type ImageServiceHandler interface {
 	// GetImageUpload says how much of an image's data the coordinator that is called has of an AddImage that broke, so that the next one goes on
 	// from there.
 	GetImageUpload(context.Context, *connect.Request[v1.GetImageUploadRequest]) (*connect.Response[v1.GetImageUploadResponse], error)
-	// VerifyImage reads every frame of a stored image again, at the coordinator that is called. A copy that is spoilt is fetched again
-	// from another coordinator.
+	// VerifyImage reads every frame of a stored image again, on every coordinator that holds it. A copy that is spoilt is fetched again from another
+	// coordinator. INVALID_ARGUMENT when one is, FAILED_PRECONDITION when none is known to be but a coordinator could not tell.
 	VerifyImage(context.Context, *connect.Request[v1.VerifyImageRequest]) (*connect.Response[v1.VerifyImageResponse], error)
 	// RemoveImage removes an image from all coordinators. FAILED_PRECONDITION while a job writes it.
 	RemoveImage(context.Context, *connect.Request[v1.RemoveImageRequest]) (*connect.Response[v1.RemoveImageResponse], error)

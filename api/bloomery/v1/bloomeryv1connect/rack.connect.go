@@ -60,6 +60,9 @@ const (
 	// NodeServiceStoreReportsProcedure is the fully-qualified name of the NodeService's StoreReports
 	// RPC.
 	NodeServiceStoreReportsProcedure = "/bloomery.v1.NodeService/StoreReports"
+	// NodeServiceVerifyImageCopyProcedure is the fully-qualified name of the NodeService's
+	// VerifyImageCopy RPC.
+	NodeServiceVerifyImageCopyProcedure = "/bloomery.v1.NodeService/VerifyImageCopy"
 )
 
 // RackServiceClient is a client for the bloomery.v1.RackService service.
@@ -311,6 +314,8 @@ type NodeServiceClient interface {
 	// StoreReports stores what agents reported to a coordinator that does not lead the database. The leader writes it without a trip over
 	// the network for each statement, together with what it is told itself.
 	StoreReports(context.Context, *connect.Request[v1.StoreReportsRequest]) (*connect.Response[v1.StoreReportsResponse], error)
+	// VerifyImageCopy reads every frame of this coordinator's own copy of an image again, for another coordinator's VerifyImage.
+	VerifyImageCopy(context.Context, *connect.Request[v1.VerifyImageCopyRequest]) (*connect.Response[v1.VerifyImageCopyResponse], error)
 }
 
 // NewNodeServiceClient constructs a client for the bloomery.v1.NodeService service. By default, it
@@ -342,14 +347,21 @@ func NewNodeServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(nodeServiceMethods.ByName("StoreReports")),
 			connect.WithClientOptions(opts...),
 		),
+		verifyImageCopy: connect.NewClient[v1.VerifyImageCopyRequest, v1.VerifyImageCopyResponse](
+			httpClient,
+			baseURL+NodeServiceVerifyImageCopyProcedure,
+			connect.WithSchema(nodeServiceMethods.ByName("VerifyImageCopy")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // nodeServiceClient implements NodeServiceClient.
 type nodeServiceClient struct {
-	watchHints    *connect.Client[v1.WatchHintsRequest, v1.WatchHintsResponse]
-	getNodeStatus *connect.Client[v1.GetNodeStatusRequest, v1.GetNodeStatusResponse]
-	storeReports  *connect.Client[v1.StoreReportsRequest, v1.StoreReportsResponse]
+	watchHints      *connect.Client[v1.WatchHintsRequest, v1.WatchHintsResponse]
+	getNodeStatus   *connect.Client[v1.GetNodeStatusRequest, v1.GetNodeStatusResponse]
+	storeReports    *connect.Client[v1.StoreReportsRequest, v1.StoreReportsResponse]
+	verifyImageCopy *connect.Client[v1.VerifyImageCopyRequest, v1.VerifyImageCopyResponse]
 }
 
 // WatchHints calls bloomery.v1.NodeService.WatchHints.
@@ -367,6 +379,11 @@ func (c *nodeServiceClient) StoreReports(ctx context.Context, req *connect.Reque
 	return c.storeReports.CallUnary(ctx, req)
 }
 
+// VerifyImageCopy calls bloomery.v1.NodeService.VerifyImageCopy.
+func (c *nodeServiceClient) VerifyImageCopy(ctx context.Context, req *connect.Request[v1.VerifyImageCopyRequest]) (*connect.Response[v1.VerifyImageCopyResponse], error) {
+	return c.verifyImageCopy.CallUnary(ctx, req)
+}
+
 // NodeServiceHandler is an implementation of the bloomery.v1.NodeService service.
 type NodeServiceHandler interface {
 	// WatchHints sends the names of what has changed at this coordinator, so that others look at once instead of at their next tick.
@@ -376,6 +393,8 @@ type NodeServiceHandler interface {
 	// StoreReports stores what agents reported to a coordinator that does not lead the database. The leader writes it without a trip over
 	// the network for each statement, together with what it is told itself.
 	StoreReports(context.Context, *connect.Request[v1.StoreReportsRequest]) (*connect.Response[v1.StoreReportsResponse], error)
+	// VerifyImageCopy reads every frame of this coordinator's own copy of an image again, for another coordinator's VerifyImage.
+	VerifyImageCopy(context.Context, *connect.Request[v1.VerifyImageCopyRequest]) (*connect.Response[v1.VerifyImageCopyResponse], error)
 }
 
 // NewNodeServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -403,6 +422,12 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(nodeServiceMethods.ByName("StoreReports")),
 		connect.WithHandlerOptions(opts...),
 	)
+	nodeServiceVerifyImageCopyHandler := connect.NewUnaryHandler(
+		NodeServiceVerifyImageCopyProcedure,
+		svc.VerifyImageCopy,
+		connect.WithSchema(nodeServiceMethods.ByName("VerifyImageCopy")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/bloomery.v1.NodeService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case NodeServiceWatchHintsProcedure:
@@ -411,6 +436,8 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 			nodeServiceGetNodeStatusHandler.ServeHTTP(w, r)
 		case NodeServiceStoreReportsProcedure:
 			nodeServiceStoreReportsHandler.ServeHTTP(w, r)
+		case NodeServiceVerifyImageCopyProcedure:
+			nodeServiceVerifyImageCopyHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -430,4 +457,8 @@ func (UnimplementedNodeServiceHandler) GetNodeStatus(context.Context, *connect.R
 
 func (UnimplementedNodeServiceHandler) StoreReports(context.Context, *connect.Request[v1.StoreReportsRequest]) (*connect.Response[v1.StoreReportsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.NodeService.StoreReports is not implemented"))
+}
+
+func (UnimplementedNodeServiceHandler) VerifyImageCopy(context.Context, *connect.Request[v1.VerifyImageCopyRequest]) (*connect.Response[v1.VerifyImageCopyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.NodeService.VerifyImageCopy is not implemented"))
 }
