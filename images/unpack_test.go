@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -241,8 +242,8 @@ func bigArchive(t *testing.T, size int) []byte {
 	t.Helper()
 	content := make([]byte, size)
 	random := rand.New(rand.NewPCG(5, 6))
-	for i := range content {
-		content[i] = byte(random.Uint32())
+	for i := 0; i < len(content); i += 8 {
+		binary.LittleEndian.PutUint64(content[i:], random.Uint64())
 	}
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
@@ -262,7 +263,7 @@ func bigArchive(t *testing.T, size int) []byte {
 
 func TestUnpackFaults(t *testing.T) {
 	mustRoot(t)
-	m, good := rootfsOf(t, bigArchive(t, 15<<20))
+	m, good := rootfsOf(t, bigArchive(t, 7<<20))
 	gone := errors.New("server is gone")
 	var flips int
 	cases := map[string]struct {
@@ -280,7 +281,7 @@ func TestUnpackFaults(t *testing.T) {
 			}
 		}}, ErrCorrupt},
 		"server goes away": {&memorySource{data: good.data, before: func(_ []byte, offset int64) error {
-			if offset > 20<<20 {
+			if offset > 12<<20 {
 				return gone
 			}
 			return nil
@@ -307,7 +308,7 @@ func TestUnpackFaults(t *testing.T) {
 	t.Run("cancelled", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		source := &memorySource{data: good.data, before: func(_ []byte, offset int64) error {
-			if offset > 20<<20 {
+			if offset > 12<<20 {
 				cancel()
 			}
 			return nil
@@ -321,7 +322,7 @@ func TestUnpackFaults(t *testing.T) {
 // TestUnpackMemory: 64 MiB are the limit whatever the image.
 func TestUnpackMemory(t *testing.T) {
 	mustRoot(t)
-	archive := bigArchive(t, 20<<20)
+	archive := bigArchive(t, 12<<20)
 	m, source := rootfsOf(t, archive)
 	archive = nil
 	runtime.GC()
