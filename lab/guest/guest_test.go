@@ -10,8 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -138,6 +140,9 @@ func boot(ctx context.Context, t *testing.T, dir, kernel, initrd, console string
 		}
 		args = append(args, "-drive", fmt.Sprintf("if=none,id=%s,format=raw,cache=unsafe,discard=unmap,detect-zeroes=unmap,file=%s", d.serial, path), "-device", d.device)
 	}
+	// Machine and TPM are killed when the thread that started them ends, so that none outlives a test that was interrupted.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	log, err := os.Create(filepath.Join(dir, "qemu.log"))
 	if err != nil {
 		return err
@@ -152,6 +157,7 @@ func boot(ctx context.Context, t *testing.T, dir, kernel, initrd, console string
 	defer tpm.Stop()
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", slices.Concat(args, qemu.TPMArgs(socket))...)
 	cmd.Stderr = log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	results, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
