@@ -7,7 +7,7 @@ SHELL      := /bin/bash
 OUT     := $(CURDIR)/out
 TAGS    := libsqlite3
 # Long runs that are no tests have tags of their own, so that no test is skipped; vet and lint read them too.
-ALLTAGS := $(TAGS),bench,faults,guest
+ALLTAGS := $(TAGS),bench,faults,guest,nightly
 TOOLS   := $(OUT)/tools
 BIN     := $(OUT)/bin
 GO      := go
@@ -17,7 +17,7 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 # Namespaces, taps and loop devices need root; the virtual rack's tests run alone, since its machines need both cores.
 GOTESTSUM := $(SUDO) env PATH="$$PATH" BLOOMERY_OUT=$(OUT) $(TOOLS)/gotestsum --format pkgname-and-test-fails -- -tags $(TAGS)
 
-.PHONY: help setup build image images-all deb demo test check generate bench faults lint clean
+.PHONY: help setup build image images-all deb demo test nightly check generate bench faults lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -90,6 +90,9 @@ test: image $(TOOLS)/.stamp $(OUT)/libraries/.stamp ## every test, with the race
 	@$(MAKE) --no-print-directory lint
 	@$(GOTESTSUM) -race -timeout 20m -p 2 $$($(GO) list -tags $(TAGS) ./... | grep -v '/lab/e2e$$')
 	@$(GOTESTSUM) -timeout 30m -count 1 ./lab/e2e
+
+nightly: image ## every layout of docs/layouts installed, started again and held against its plan, in virtual racks, into out/nightly.json
+	@$(SUDO) env PATH="$$PATH" BLOOMERY_OUT=$(OUT) BLOOMERY_LAYOUTS_REPORT=$(OUT)/nightly.json $(GO) test -tags $(TAGS),nightly -count 1 -timeout 90m -v -run '^TestLayouts$$' ./lab/e2e
 
 bench: image ## ratios of ours to peers in the same run, into out/bench.json
 	@$(SUDO) env PATH="$$PATH" $(GO) run ./images/bench --image $(OUT)/images/debian-12 --raw $(OUT)/images/debian-12.raw --report $(OUT)/bench.json

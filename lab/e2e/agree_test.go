@@ -11,7 +11,8 @@ import (
 	"bloomery/partition/layout"
 )
 
-// lookAtDisks is run on an installed system. Its parts are separated by lines that begin with "==".
+// lookAtDisks is run on an installed system, with its mount points listed first, since some are mounted only when they are looked into. Its
+// parts are separated by lines that begin with "==".
 const lookAtDisks = `
 echo == findmnt; findmnt --json --list --output TARGET,SOURCE,FSTYPE,UUID,OPTIONS,FSROOT
 echo == lsblk; lsblk --json --bytes --output NAME,KNAME,TYPE,SIZE,SERIAL,LOG-SEC,PTUUID,PTTYPE,PARTUUID,PARTTYPE,PARTLABEL,START,FSTYPE,UUID,LABEL,MOUNTPOINTS
@@ -97,6 +98,17 @@ func parseArray(text string) array {
 		}
 	}
 	return a
+}
+
+// lookAt is lookAtDisks for a plan's mount points.
+func lookAt(p *layout.Plan) string {
+	list := "sudo ls"
+	for _, fs := range p.Files {
+		if fs.MountPoint != "" {
+			list += " " + fs.MountPoint + "/"
+		}
+	}
+	return list + " >/dev/null" + lookAtDisks
 }
 
 // disagreements lists in what a system is not as its plan says. Disks that were pulled must not be there, and arrays do without them.
@@ -276,7 +288,7 @@ func (c *comparison) mount(fs layout.FilesystemPlan, target, root string, option
 	if target == "" {
 		return
 	}
-	i := slices.IndexFunc(c.found.Mounts, func(m mount) bool { return m.Target == target })
+	i := slices.IndexFunc(c.found.Mounts, func(m mount) bool { return m.Target == target && m.FSType != "autofs" })
 	if i < 0 {
 		c.want(false, "nothing is mounted at %s", target)
 		return

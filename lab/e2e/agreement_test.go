@@ -115,6 +115,23 @@ func TestDisagreements(t *testing.T) {
 	}
 }
 
+// TestRepairs shows that a member that came back is put into its array again, and that a mirror that is whole is left alone.
+func TestRepairs(t *testing.T) {
+	whole := strings.ReplaceAll(mirrorSaid, "MD]", mirrorArray+"]")
+	for said, want := range map[string][]string{
+		whole: nil,
+		strings.Replace(mirrorSaid, "MD]", "]", 1): {"sudo mdadm /dev/md127 --re-add /dev/nvme0n1p1 || sudo mdadm /dev/md127 --add /dev/nvme0n1p1"},
+	} {
+		f, err := parseFound(strings.ReplaceAll(said, "MD]", mirrorArray+"]"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, repairs(mirrorPlan(), f)); diff != "" {
+			t.Errorf("repairs (-want +got):\n%s", diff)
+		}
+	}
+}
+
 func TestSameOption(t *testing.T) {
 	for _, tt := range []struct {
 		given, shown string

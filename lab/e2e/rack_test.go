@@ -22,6 +22,8 @@ type rack struct {
 	out      string // where make puts what it builds
 	stateDir string
 	key      string // customer's private SSH key
+	// result is where a layout's test notes what it saw.
+	result *layoutResult
 }
 
 // needRack skips where a rack cannot stand: without root, or before "make image" has built what it runs.
@@ -37,7 +39,7 @@ func needRack(t *testing.T) string {
 	if out == "" {
 		t.Skip("skipped: BLOOMERY_OUT does not name the folder of what make image built; use make test")
 	}
-	for _, name := range []string{"bin/bloomery", "bin/bloomeryd", "agent-image/manifest.json", "images/debian-12"} {
+	for _, name := range []string{"bin/bloomery", "bin/bloomeryd", "agent-image/manifest.json", "images/debian-12", "images/debian-12-rootfs"} {
 		if _, err := os.Stat(filepath.Join(out, name)); err != nil {
 			t.Fatalf("make image has not built %s: %v", name, err)
 		}

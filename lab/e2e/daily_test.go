@@ -1,0 +1,5 @@
+//go:build !nightly
+
+package e2e
+
+func nightlyLayouts() []layoutCase { return nil }
