@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"connectrpc.com/connect"
 
@@ -58,11 +57,7 @@ func TestUploadGoesOn(t *testing.T) {
 	send(ctx, client, 0, data[:6<<20])
 	frame := m.Frames[0].DataLength
 	until(t, "the first frame arrives", func() bool { return received(client) == frame })
-	if _, err := send(t.Context(), client, frame, data[frame:]).CloseAndReceive(); connect.CodeOf(err) != connect.CodeAborted {
-		t.Errorf("two at a time: %v, want ABORTED", err)
-	}
 	breakOff()
-	time.Sleep(10 * time.Millisecond)
 	dir := c1.dir
 	c1.stop()
 
