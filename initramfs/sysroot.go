@@ -29,7 +29,7 @@ var sysrootPackages = []string{
 	"linux-image-amd64", "systemd-boot-efi", "kmod",
 	"busybox", "util-linux", "fdisk", "gdisk",
 	"e2fsprogs", "xfsprogs", "btrfs-progs", "dosfstools",
-	"mdadm", "lvm2", "dmsetup", "cryptsetup-bin",
+	"mdadm", "lvm2", "thin-provisioning-tools", "dmsetup", "cryptsetup-bin",
 	"nvme-cli", "smartmontools", "hdparm", "stressapptest",
 }
 

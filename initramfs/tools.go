@@ -18,6 +18,7 @@ var toolsByPurpose = []struct {
 	{"swap", []string{"/sbin/mkswap"}},
 	{"md RAID", []string{"/sbin/mdadm", "/sbin/mdmon"}},
 	{"device mapper, LVM, LUKS", []string{"/sbin/dmsetup", "/sbin/lvm", "/sbin/cryptsetup"}},
+	{"thin pools, which LVM has checked before it starts one", []string{"/usr/sbin/pdata_tools", "/usr/sbin/thin_check", "/usr/sbin/thin_dump", "/usr/sbin/thin_repair"}},
 	{"partition tables and signatures", []string{"/sbin/sgdisk", "/sbin/sfdisk", "/sbin/blkid", "/sbin/wipefs", "/bin/lsblk", "/usr/bin/partx", "/sbin/blkdiscard"}},
 	{"health of disks", []string{"/usr/sbin/nvme", "/usr/sbin/smartctl", "/sbin/hdparm"}},
 	{"burn-in", []string{"/usr/bin/stressapptest"}},

@@ -23,7 +23,7 @@ var probes = []string{
 	"busybox true", "mkfs.ext4 -V", "e2fsck -V", "fsck.ext4 -V", "resize2fs /none 2>&1 | grep resize2fs", "tune2fs 2>&1 | grep tune2fs", "dumpe2fs -V",
 	"mkfs.xfs -V", "xfs_growfs -V", "xfs_repair -V", "btrfs --version", "mkfs.btrfs --version",
 	"mkfs.vfat --help 2>&1 | grep -i usage", "fsck.vfat --help 2>&1 | grep -i usage", "mkswap --version",
-	"mdadm --version", "mdmon --help 2>&1 | grep -i usage", "dmsetup version", "lvm version", "pvs", "lvs", "cryptsetup --version",
+	"mdadm --version", "mdmon --help 2>&1 | grep -i usage", "dmsetup version", "thin_check --version", "thin_dump --version", "thin_repair --version", "lvm version", "pvs", "lvs", "cryptsetup --version",
 	"sgdisk --version", "sfdisk --version", "blkid -V", "wipefs --version", "lsblk --version", "partx --version", "blkdiscard --version",
 	"nvme version", "smartctl --version", "hdparm -V", "stressapptest -s 1 -M 8 -m 1 -v 3",
 	"modprobe xfs && grep -q crc32c_generic /proc/modules", "modprobe mlx5_core", "modprobe ice", "modprobe btrfs", "modprobe ext4", "modprobe vfat",
@@ -39,6 +39,10 @@ var probes = []string{
 	"mkdir -p /run/cryptsetup && dd if=/dev/zero of=/tmp/c bs=1M count=0 seek=24 && losetup /dev/loop5 /tmp/c && echo -n secret | cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 /dev/loop5 - && " +
 		"echo -n secret | cryptsetup open /dev/loop5 probe --key-file - && cryptsetup status probe && cryptsetup close probe",
 	"dd if=/dev/zero of=/tmp/l bs=1M count=0 seek=24 && losetup /dev/loop4 /tmp/l && pvcreate -y /dev/loop4 && vgcreate vgp /dev/loop4 && lvcreate -y -Zn -L 8M -n lv vgp && lvs vgp && vgchange -an vgp",
+	// A thin pool starts again only if LVM finds thin_check. Without udev LVM makes its nodes itself only if it is told to.
+	"export DM_DISABLE_UDEV=1 && dd if=/dev/zero of=/tmp/m bs=1M count=0 seek=40 && losetup /dev/loop3 /tmp/m && vgcreate vgt /dev/loop3 && " +
+		"lvcreate --config 'activation/udev_sync=0 activation/udev_rules=0' -y --type thin-pool -L 16M --poolmetadatasize 4M -n pool vgt && " +
+		"vgchange --config activation/monitoring=0 -an vgt && vgchange --config activation/monitoring=0 -ay vgt && dmsetup status | grep thin-pool && vgchange -an vgt",
 }
 
 func main() {
