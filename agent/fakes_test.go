@@ -144,6 +144,10 @@ func (m *fakeMachine) WriteSeed(_ context.Context, dev string, _ int, _ cloudini
 	m.note("seed " + dev)
 	return nil
 }
+func (m *fakeMachine) AddSeed(_ context.Context, dev string, seed partition.Seed) (partition.Info, error) {
+	m.note(fmt.Sprintf("seed partition %s %s %d files behind %d", dev, seed.Label, len(seed.Files), seed.Behind))
+	return partition.Info{Number: 4}, nil
+}
 func (m *fakeMachine) SetBootEntry(_ context.Context, dev string, esp int, _, _ string, keep bool) (efiboot.BootEntry, error) {
 	m.note(fmt.Sprintf("boot entry %s %d keep %v", dev, esp, keep))
 	return efiboot.BootEntry{Number: 7}, nil

@@ -16,6 +16,9 @@ func (s *stepRun) growRoot(ctx context.Context, spec *pb.GrowRootStep) (any, err
 	}
 	result, err := s.agent.options.Installer.GrowRoot(ctx, disk.Path, int(spec.Partition))
 	switch {
+	case errors.Is(err, partition.ErrNotLast):
+		// As some systems' makers publish them: the root keeps its size.
+		return map[string]any{"grown": false, "why": err.Error()}, nil
 	case errors.Is(err, partition.ErrTable):
 		return nil, failed(reasonPartitionTable, err)
 	case errors.Is(err, partition.ErrInUse):

@@ -141,6 +141,11 @@ func (l *live) WriteSeed(ctx context.Context, dev string, number int, seed cloud
 	return l.disks.WithMount(ctx, path, func(root string) error { return cloudinit.WriteSeed(root, seed) })
 }
 
+// AddSeed implements Installer.
+func (l *live) AddSeed(ctx context.Context, dev string, seed partition.Seed) (partition.Info, error) {
+	return l.disks.AddSeed(ctx, dev, seed)
+}
+
 // SetBootEntry implements Installer.
 func (l *live) SetBootEntry(ctx context.Context, dev string, esp int, path, description string, keep bool) (efiboot.BootEntry, error) {
 	info, err := partition.PartitionInfo(dev, esp)

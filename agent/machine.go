@@ -58,6 +58,7 @@ type Installer interface {
 	WriteImage(ctx context.Context, dev string, o images.WriteOptions) (images.Result, error)
 	GrowRoot(ctx context.Context, dev string, number int) (partition.GrowResult, error)
 	WriteSeed(ctx context.Context, dev string, number int, seed cloudinit.NoCloud) error
+	AddSeed(ctx context.Context, dev string, seed partition.Seed) (partition.Info, error)
 	// SetBootEntry makes the firmware start a loader first; keep leaves the entries that it made earlier behind it.
 	SetBootEntry(ctx context.Context, dev string, esp int, path, description string, keep bool) (efiboot.BootEntry, error)
 	// Layout is for the disks of a job's plan.

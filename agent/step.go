@@ -103,6 +103,8 @@ func (s *stepRun) do(ctx context.Context) (any, error) {
 		return s.configureSystem(ctx, spec.ConfigureSystem)
 	case *pb.Step_CloudInit:
 		return s.cloudInit(ctx, spec.CloudInit)
+	case *pb.Step_SeedPartition:
+		return s.seedPartition(ctx, spec.SeedPartition)
 	case *pb.Step_BootEntry:
 		return s.bootEntry(ctx, spec.BootEntry)
 	case *pb.Step_Handover:
@@ -114,7 +116,8 @@ func (s *stepRun) do(ctx context.Context) (any, error) {
 // touchesDisk tells whether a step changes what is on a disk.
 func touchesDisk(step *pb.Step) bool {
 	switch step.Spec.(type) {
-	case *pb.Step_Wipe, *pb.Step_WriteImage, *pb.Step_GrowRoot, *pb.Step_ApplyLayout, *pb.Step_UnpackImage, *pb.Step_ConfigureSystem, *pb.Step_CloudInit:
+	case *pb.Step_Wipe, *pb.Step_WriteImage, *pb.Step_GrowRoot, *pb.Step_ApplyLayout, *pb.Step_UnpackImage, *pb.Step_ConfigureSystem, *pb.Step_CloudInit,
+		*pb.Step_SeedPartition:
 		return true
 	}
 	return false

@@ -12,7 +12,9 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	bloomeryv1 "bloomery/api/bloomery/v1"
+	"bloomery/cloudinit"
 	"bloomery/coordinator/store"
+	"bloomery/images"
 	"bloomery/partition/layout"
 )
 
@@ -200,6 +202,12 @@ func (c *Coordinator) facts(r Request) (Facts, error) {
 			Name: e.Manifest.Name, Kind: e.Manifest.Kind, SizeBytes: e.Manifest.Size, ManifestSHA256: e.Manifest.SHA256().String(),
 			RootPartition: int32(boot.RootPartition), ESPPartition: int32(boot.ESPPartition), Description: e.Manifest.OS.PrettyName,
 			Kernel: boot.Kernel, Initrd: boot.Initrd, CommandLine: boot.Cmdline, Kexec: boot.Kexec, RootStacks: boot.RootStacks,
+		}
+		switch boot.Seed {
+		case images.SeedCIDATA:
+			image.SeedLabel = cloudinit.LabelNoCloud
+		case images.SeedConfigDrive:
+			image.SeedLabel = cloudinit.LabelConfigDrive
 		}
 		f.Images = append(f.Images, image)
 	}

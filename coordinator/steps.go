@@ -33,6 +33,8 @@ type ImageFacts struct {
 	// RootPartition and ESPPartition are GPT partition numbers; 0 means that there is none to grow, seed or start.
 	RootPartition, ESPPartition int32
 	Description                 string
+	// SeedLabel is the label of a partition of its own that the seed goes into; empty: into the root filesystem.
+	SeedLabel string
 	// Kernel, Initrd and CommandLine are from the signed manifest.
 	Kernel, Initrd, CommandLine string
 	// Kexec says that the manifest allows starting that kernel by kexec.
@@ -136,7 +138,7 @@ func installSteps(m *bloomeryv1.Machine, spec *bloomeryv1.InstallSpec, f Facts) 
 			return nil, err
 		}
 	}
-	seed, err := renderSeed(m, spec, network, f)
+	seed, err := renderSeed(m, spec, image, network, f)
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +178,12 @@ func diskSteps(m *bloomeryv1.Machine, image ImageFacts, disk *bloomeryv1.DiskRef
 	steps := append(wipeSteps(m, []*bloomeryv1.DiskRef{disk}, named),
 		&bloomeryv1.Step{Spec: &bloomeryv1.Step_WriteImage{WriteImage: &bloomeryv1.WriteImageStep{Disk: disk, Image: image.Name, ManifestSha256: image.ManifestSHA256}}},
 	)
-	if image.RootPartition > 0 {
+	if image.SeedLabel != "" {
+		steps = append(steps, &bloomeryv1.Step{Spec: &bloomeryv1.Step_SeedPartition{SeedPartition: &bloomeryv1.SeedPartitionStep{
+			Disk: disk, Label: image.SeedLabel, ImageBytes: image.SizeBytes,
+			MetaData: seed.MetaData, UserData: seed.UserData, VendorData: seed.VendorData, NetworkConfig: seed.NetworkConfig,
+		}}})
+	} else if image.RootPartition > 0 {
 		steps = append(steps,
 			&bloomeryv1.Step{Spec: &bloomeryv1.Step_GrowRoot{GrowRoot: &bloomeryv1.GrowRootStep{Disk: disk, Partition: image.RootPartition}}},
 			&bloomeryv1.Step{Spec: &bloomeryv1.Step_CloudInit{CloudInit: &bloomeryv1.CloudInitStep{
@@ -226,7 +233,7 @@ func customerNetwork(name string, all []Network) (Network, error) {
 }
 
 // renderSeed validates what the customer's system is told and makes the NoCloud files.
-func renderSeed(m *bloomeryv1.Machine, spec *bloomeryv1.InstallSpec, network Network, f Facts) (cloudinit.NoCloud, error) {
+func renderSeed(m *bloomeryv1.Machine, spec *bloomeryv1.InstallSpec, image ImageFacts, network Network, f Facts) (cloudinit.NoCloud, error) {
 	var seed cloudinit.NoCloud
 	hostname := spec.GetHostname()
 	if hostname == "" {
@@ -254,7 +261,7 @@ func renderSeed(m *bloomeryv1.Machine, spec *bloomeryv1.InstallSpec, network Net
 	if seed.MetaData, err = cloudinit.MetaData(f.JobID, hostname, spec.GetSshKeys()); err != nil {
 		return seed, fmt.Errorf("render meta-data: %w", err)
 	}
-	if seed.VendorData, err = cloudinit.VendorData(f.PhoneHomeURLs, cloudinit.VendorOptions{RootGrown: true}); err != nil {
+	if seed.VendorData, err = cloudinit.VendorData(f.PhoneHomeURLs, cloudinit.VendorOptions{RootGrown: image.SeedLabel == ""}); err != nil {
 		return seed, fmt.Errorf("render vendor-data: %w", err)
 	}
 	if f.Address.IsValid() {

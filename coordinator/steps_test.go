@@ -29,6 +29,7 @@ func stepFacts() Facts {
 		JobID: "j1", AwaitTimeout: 10 * time.Minute, Address: netip.MustParsePrefix("10.77.0.100/24"), PhoneHomeURLs: []string{"http://10.77.0.1/phone-home/TOKEN", "http://10.77.0.2/phone-home/TOKEN"},
 		Images: []ImageFacts{{Name: "debian-12", SizeBytes: 2 << 30, ManifestSHA256: "ab", RootPartition: 2, ESPPartition: 1,
 			Kexec: true, Kernel: "/vmlinuz", Initrd: "/initrd.img", CommandLine: "root=/dev/vda2 ro"}, {Name: "large", SizeBytes: 1 << 40},
+			{Name: "windows", SizeBytes: 8 << 30, ManifestSHA256: "ef", ESPPartition: 1, SeedLabel: "config-2"},
 			{Name: "debian-12-rootfs", Kind: images.KindRootfs, SizeBytes: 1 << 30, ManifestSHA256: "cd", Kexec: true, Kernel: "/vmlinuz", Initrd: "/initrd.img", CommandLine: "ro quiet"}},
 		Networks: []Network{{Name: ProvisioningNetwork}, {Name: "customer-a", Prefix: netip.MustParsePrefix("10.77.0.0/24"), Gateway: netip.MustParseAddr("10.77.0.1")}},
 	}
@@ -42,6 +43,7 @@ func TestStepsGolden(t *testing.T) {
 	setCustomerDisks(dirty, []*bloomeryv1.DiskRef{{Serial: "DISK-A"}})
 	install := Request{bloomeryv1.JobKind_JOB_KIND_INSTALL, &bloomeryv1.InstallSpec{Image: "debian-12", Network: "customer-a"}}
 	rootfs := Request{bloomeryv1.JobKind_JOB_KIND_INSTALL, &bloomeryv1.InstallSpec{Image: "debian-12-rootfs", Network: "customer-a"}}
+	opaque := Request{bloomeryv1.JobKind_JOB_KIND_INSTALL, &bloomeryv1.InstallSpec{Image: "windows", Network: "customer-a"}}
 	mirrored := func(f *Facts) { f.Plan = mirrorPlan() }
 	dirtyOther := stepMachine(t)
 	setCustomerDisks(dirtyOther, []*bloomeryv1.DiskRef{{Serial: "DISK-A"}, {Serial: "PULLED"}})
@@ -52,6 +54,7 @@ func TestStepsGolden(t *testing.T) {
 	}{
 		"inspect":                    {stepMachine(t), Request{Kind: bloomeryv1.JobKind_JOB_KIND_INSPECT}, nil},
 		"install":                    {stepMachine(t), install, nil},
+		"install-opaque":             {stepMachine(t), opaque, nil},
 		"install-dirty-disk":         {dirty, install, nil},
 		"release":                    {released, Request{Kind: bloomeryv1.JobKind_JOB_KIND_RELEASE}, nil},
 		"install-layout":             {stepMachine(t), rootfs, mirrored},

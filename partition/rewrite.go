@@ -17,6 +17,9 @@ const (
 	plainEntryStart = 2
 )
 
+// ErrNotLast is wrapped when another partition lies behind the one that is to grow.
+var ErrNotLast = errors.New("the partition is not the last one on the disk")
+
 // grownEnd is the last sector of partition n if it reaches to the end of a disk of diskSectors in whole MiB; never before the present one.
 func (t *table) grownEnd(n int, diskSectors uint64) (uint64, error) {
 	entry := t.entry(n)
@@ -25,7 +28,7 @@ func (t *table) grownEnd(n int, diskSectors uint64) (uint64, error) {
 	}
 	for other := 1; other <= t.count(); other++ {
 		if e := t.entry(other); e != nil && t.first(e) > t.first(entry) {
-			return 0, fmt.Errorf("partition %d is not the last one on the disk: partition %d lies behind it", n, other)
+			return 0, fmt.Errorf("%w: partition %d lies behind partition %d", ErrNotLast, other, n)
 		}
 	}
 	lastUsable := diskSectors - 2 - t.entrySectors()

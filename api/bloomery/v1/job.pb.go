@@ -1768,8 +1768,10 @@ type SeedPartitionStep struct {
 	// Sizes of user_data and vendor_data; operators get these in place of the bytes, which hold secrets.
 	UserDataBytes   int32 `protobuf:"varint,7,opt,name=user_data_bytes,json=userDataBytes,proto3" json:"user_data_bytes,omitempty"`
 	VendorDataBytes int32 `protobuf:"varint,8,opt,name=vendor_data_bytes,json=vendorDataBytes,proto3" json:"vendor_data_bytes,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Size of the image: the partition comes behind it.
+	ImageBytes    int64 `protobuf:"varint,9,opt,name=image_bytes,json=imageBytes,proto3" json:"image_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SeedPartitionStep) Reset() {
@@ -1854,6 +1856,13 @@ func (x *SeedPartitionStep) GetUserDataBytes() int32 {
 func (x *SeedPartitionStep) GetVendorDataBytes() int32 {
 	if x != nil {
 		return x.VendorDataBytes
+	}
+	return 0
+}
+
+func (x *SeedPartitionStep) GetImageBytes() int64 {
+	if x != nil {
+		return x.ImageBytes
 	}
 	return 0
 }
@@ -2652,7 +2661,7 @@ const file_bloomery_v1_job_proto_rawDesc = "" +
 	"\x13ConfigureSystemStep\x12\x16\n" +
 	"\x06kernel\x18\x01 \x01(\tR\x06kernel\x12\x16\n" +
 	"\x06initrd\x18\x02 \x01(\tR\x06initrd\x12!\n" +
-	"\fcommand_line\x18\x03 \x01(\tR\vcommandLine\"\xa9\x02\n" +
+	"\fcommand_line\x18\x03 \x01(\tR\vcommandLine\"\xca\x02\n" +
 	"\x11SeedPartitionStep\x12(\n" +
 	"\x04disk\x18\x01 \x01(\v2\x14.bloomery.v1.DiskRefR\x04disk\x12\x14\n" +
 	"\x05label\x18\x02 \x01(\tR\x05label\x12\x1b\n" +
@@ -2662,7 +2671,9 @@ const file_bloomery_v1_job_proto_rawDesc = "" +
 	"vendorData\x12%\n" +
 	"\x0enetwork_config\x18\x06 \x01(\fR\rnetworkConfig\x12&\n" +
 	"\x0fuser_data_bytes\x18\a \x01(\x05R\ruserDataBytes\x12*\n" +
-	"\x11vendor_data_bytes\x18\b \x01(\x05R\x0fvendorDataBytes\"\xa9\x01\n" +
+	"\x11vendor_data_bytes\x18\b \x01(\x05R\x0fvendorDataBytes\x12\x1f\n" +
+	"\vimage_bytes\x18\t \x01(\x03R\n" +
+	"imageBytes\"\xa9\x01\n" +
 	"\fHandoverStep\x12(\n" +
 	"\x04disk\x18\x01 \x01(\v2\x14.bloomery.v1.DiskRefR\x04disk\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x16\n" +
