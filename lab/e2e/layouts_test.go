@@ -174,7 +174,8 @@ func eitherDiskGone(r *rack, plan *layout.Plan) {
 
 	r.cycle(func() { disk("insert-disk", first) })
 	said, f := r.look(plan)
-	for _, command := range repairs(plan, f) {
+	// An array that is only read stays read-only, and a member that came back stays a spare, until something is written to it.
+	for _, command := range append(repairs(plan, f), "sudo touch /boot/efi/written; sync") {
 		if out, err := r.ssh("m1", command); err != nil {
 			r.t.Fatalf("%s: %v: %s\n%s", command, err, out, said)
 		}
