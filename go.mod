@@ -45,6 +45,8 @@ require github.com/google/go-tpm v0.9.8
 
 require github.com/elliotwutingfeng/asciiset v0.0.0-20260129054604-cfde2086bc57 // indirect
 
+require github.com/go-jose/go-jose/v4 v4.1.9
+
 require (
 	github.com/google/go-containerregistry v0.22.1
 	github.com/opencontainers/go-digest v1.0.0 // indirect

@@ -17,6 +17,7 @@ import (
 	pb "bloomery/api/bloomery/v1"
 	"bloomery/checks"
 	"bloomery/partition"
+	"bloomery/partition/wipe"
 )
 
 func wipeStep(id, serial string) *pb.Step {
@@ -171,8 +172,9 @@ func TestFailures(t *testing.T) {
 		reason string
 		faulty bool
 	}{
-		{"wrong serial", wipeStep("a", "S9"), func(*fakeMachine) {}, "DISK_NOT_FOUND", false},
-		{"kernel's name instead of a serial", wipeStep("a", "vda"), func(*fakeMachine) {}, "DISK_NOT_FOUND", false},
+		{"wrong serial", wipeStep("a", "S9"), func(*fakeMachine) {}, "DISK_MISSING", true},
+		{"kernel's name instead of a serial", wipeStep("a", "vda"), func(*fakeMachine) {}, "DISK_MISSING", true},
+		{"wipe of a disk that is not to be wiped", wipeStep("a", "S1"), func(m *fakeMachine) { m.wipeErr = wipe.ErrRefused }, "DISK_REFUSED", false},
 		{"no serial", wipeStep("a", ""), func(*fakeMachine) {}, "DISK_REF_EMPTY", false},
 		{"two of one serial", wipeStep("a", "S1"), func(m *fakeMachine) { m.disks[1].Serial = "S1" }, "DISK_AMBIGUOUS", false},
 		{"damaged image", wipeStep("a", "S1"), func(m *fakeMachine) { m.damage = errImageDamaged }, "AGENT_IMAGE_CORRUPT", false},

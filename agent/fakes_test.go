@@ -131,7 +131,7 @@ func (m *fakeMachine) Wipe(_ context.Context, t wipe.Target, level wipe.Level, p
 	if m.during != nil {
 		m.during()
 	}
-	return wipe.Result{Method: wipe.MethodDiscard}, m.wipeErr
+	return wipe.Result{Level: level, Method: wipe.MethodDiscard, Started: time.Now(), Ended: time.Now()}, m.wipeErr
 }
 func (m *fakeMachine) WriteImage(_ context.Context, dev string, o images.WriteOptions) (images.Result, error) {
 	m.note("write " + dev)

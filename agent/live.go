@@ -21,6 +21,7 @@ import (
 	"bloomery/inventory"
 	"bloomery/network"
 	"bloomery/partition"
+	"bloomery/partition/apply"
 	"bloomery/partition/wipe"
 )
 
@@ -113,7 +114,8 @@ func (l *live) CheckDisks(ctx context.Context, disks []inventory.Disk) ([]checks
 
 // Wipe implements Installer.
 func (l *live) Wipe(ctx context.Context, t wipe.Target, level wipe.Level, progress wipe.Progress) (wipe.Result, error) {
-	return wipe.Wiper{Runner: run.Exec{Timeout: wipe.Limit(t.SizeBytes)}}.Wipe(ctx, t, level, progress)
+	machine := apply.Machine{Disks: l.disks}
+	return wipe.Wiper{Runner: run.Exec{Timeout: wipe.Limit(t.SizeBytes)}, Stop: machine.Stop}.Wipe(ctx, t, level, progress)
 }
 
 // WriteImage implements Installer.

@@ -19,6 +19,8 @@ const (
 	reasonInventory      = "INVENTORY_FAILED"
 	reasonDiskRef        = "DISK_REF_EMPTY"
 	reasonDiskNotFound   = "DISK_NOT_FOUND"
+	reasonDiskMissing    = "DISK_MISSING"
+	reasonDiskRefused    = "DISK_REFUSED"
 	reasonDiskAmbiguous  = "DISK_AMBIGUOUS"
 	reasonDiskTooSmall   = "DISK_TOO_SMALL"
 	reasonDiskInUse      = "DISK_IN_USE"

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	bloomeryv1 "bloomery/api/bloomery/v1"
+	"bloomery/partition/wipe"
 )
 
 // disk is what the coordinator reads of a disk in a machine's inventory.
@@ -15,8 +16,17 @@ type disk struct {
 	Model     string `json:"model"`
 	Serial    string `json:"serial"`
 	WWN       string `json:"wwn"`
+	Vendor    string `json:"vendor"`
+	Firmware  string `json:"firmware"`
+	Transport string `json:"transport"`
 	SizeBytes int64  `json:"size_bytes"`
 	Removable bool   `json:"removable"`
+	ReadOnly  bool   `json:"read_only"`
+}
+
+// fixed says that a disk is the machine's own: no medium that somebody left in it, no storage of somebody else's.
+func (d disk) fixed() bool {
+	return !d.Removable && !d.ReadOnly && !wipe.Remote(d.Transport) && (d.Serial != "" || d.WWN != "")
 }
 
 func (d disk) ref() *bloomeryv1.DiskRef { return &bloomeryv1.DiskRef{Serial: d.Serial, Wwn: d.WWN} }

@@ -72,6 +72,12 @@ func EventTypes() []EventType {
 		{Type: "boot.expected", Severity: info, Description: "A machine may boot the agent from now on."},
 		{Type: "check.verdict", Severity: info, Description: "A check of a machine's hardware gave its verdict: pass is information, warn a warning, fail an error. The measurements are in the step's result.", Fields: []EventField{
 			step, {"verdict", kindString, "pass, warn, fail or skipped"}, {"results", kindNumber, "components that were checked"}, {"failed", kindNumber, "of these, how many failed"}}},
+		{Type: "disk.wipe_uncertified", Severity: failure, Description: "A disk was wiped, or was to be, and what the agent says of it makes no certificate.", Fields: []EventField{
+			{"serial", kindString, "the disk's serial number"}, {"wwn", kindString, "its world wide name"}}},
+		{Type: "disk.wiped", Severity: info, Description: "A disk was wiped, or could not be, and the certificate is stored.", Fields: []EventField{
+			{"serial", kindString, "the disk's serial number"}, {"wwn", kindString, "its world wide name"}, {"level", kindString, "signatures, quick or erase"}, {"method", kindString, "how the data went"},
+			{"sanitization", kindString, "none, clear or purge, as NIST SP 800-88 has them"}, {"successful", kindBool, "whether the wipe ended as it should"},
+			{"certificate_sha256", kindString, "digest of the signed certificate"}}},
 		{Type: "image.added", Severity: info, Description: "An image was added to the store.", Fields: []EventField{{"image", kindString, "its name"}}},
 		{Type: "image.copied", Severity: info, Description: "A coordinator has copied an image from another one.", Fields: append(copied,
 			EventField{"bytes", kindNumber, "its compressed size"}, EventField{"seconds", kindNumber, "how long it took"})},

@@ -34,7 +34,10 @@ func (c *Coordinator) PlanInstall(ctx context.Context, r *connect.Request[bloome
 	}
 	var m *bloomeryv1.Machine
 	if err := c.Store.View(ctx, func(s *store.Reader) (err error) {
-		m, err = s.WithInventory(clip(r.Msg.GetName()))
+		if m, err = s.WithInventory(clip(r.Msg.GetName())); err != nil {
+			return err
+		}
+		f.Wiped, err = wipedDisks(s, m)
 		return err
 	}); err != nil {
 		return nil, err

@@ -14,13 +14,13 @@ const espType = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 
 // layoutSteps put a root file system onto the disks of a plan, up to the start of the installed system. The plan itself is no part of them: it
 // comes beside each step that needs it.
-func layoutSteps(m *bloomeryv1.Machine, image ImageFacts, plan *layout.Plan, seed cloudinit.NoCloud) []*bloomeryv1.Step {
+func layoutSteps(m *bloomeryv1.Machine, image ImageFacts, plan *layout.Plan, wiped []*bloomeryv1.DiskRef, seed cloudinit.NoCloud) []*bloomeryv1.Step {
 	var disks []*bloomeryv1.DiskRef
 	for _, d := range plan.Disks {
 		disks = append(disks, &bloomeryv1.DiskRef{Serial: d.Serial, Wwn: d.WWN})
 	}
 	// A plan holds a removable disk only where the layout names it.
-	steps := append(wipeSteps(m, disks, true),
+	steps := append(wipeSteps(m, disks, true, wiped),
 		&bloomeryv1.Step{Spec: &bloomeryv1.Step_ApplyLayout{ApplyLayout: &bloomeryv1.ApplyLayoutStep{Disks: disks}}},
 		&bloomeryv1.Step{Spec: &bloomeryv1.Step_UnpackImage{UnpackImage: &bloomeryv1.UnpackImageStep{Image: image.Name, ManifestSha256: image.ManifestSHA256}}},
 		&bloomeryv1.Step{Spec: &bloomeryv1.Step_ConfigureSystem{ConfigureSystem: &bloomeryv1.ConfigureSystemStep{

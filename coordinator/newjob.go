@@ -102,6 +102,9 @@ func (c *Coordinator) startJob(ctx context.Context, name, requestID string, r Re
 			}
 		}
 		if r.Kind == bloomeryv1.JobKind_JOB_KIND_INSTALL {
+			if f.Wiped, err = wipedDisks(&ch.Reader, m); err != nil {
+				return err
+			}
 			if f.Plan, err = planInstall(m, r.Install, f); err != nil {
 				return err
 			}

@@ -14,6 +14,7 @@ import (
 
 	bloomeryv1 "bloomery/api/bloomery/v1"
 	"bloomery/coordinator/store"
+	"bloomery/partition/wipe/certificate"
 )
 
 const (
@@ -101,7 +102,7 @@ func (c *Coordinator) storeGroup(ctx context.Context, group []*reportCall) {
 	for left := group; len(left) > 0; {
 		var g *reportGroup
 		err := c.update(ctx, func(ch *change) error {
-			g = &reportGroup{ch: ch, heardEvery: c.heardEvery()}
+			g = &reportGroup{ch: ch, heardEvery: c.heardEvery(), certify: c.certify}
 			return g.store(left)
 		})
 		if err == nil {
@@ -123,6 +124,8 @@ func (c *Coordinator) storeGroup(ctx context.Context, group []*reportCall) {
 type reportGroup struct {
 	ch         *change
 	heardEvery time.Duration
+	// certify signs what is known of a disk's wipe.
+	certify func(certificate.Certificate) ([]byte, error)
 	// states and jobs are what the transaction read, with what it changed since; acknowledged is what it raised.
 	states       map[string]store.ReportState
 	jobs         map[string]*store.Job
@@ -203,7 +206,7 @@ func (g *reportGroup) apply(call *reportCall) error {
 	if err != nil {
 		return err
 	}
-	s := &reportStore{ch: g.ch, machine: machine, bootID: call.bootID, current: currentBoot(state.Boot, call.who, call.bootID), boot: state.Boot, jobs: g.jobs}
+	s := &reportStore{ch: g.ch, machine: machine, bootID: call.bootID, current: currentBoot(state.Boot, call.who, call.bootID), boot: state.Boot, jobs: g.jobs, certify: g.certify}
 	for _, r := range call.reports {
 		if r.GetSequence() <= acknowledged {
 			continue
@@ -247,6 +250,7 @@ type reportStore struct {
 	boot       *store.Boot
 	jobs       map[string]*store.Job
 	handedOver bool
+	certify    func(certificate.Certificate) ([]byte, error)
 }
 
 func (s *reportStore) apply(r *bloomeryv1.Report) error {
@@ -338,6 +342,11 @@ func (s *reportStore) finished(e *bloomeryv1.Event, j *store.Job, step *bloomery
 			found = inner
 		}
 		if err := s.ch.saveInventory(m, j.GetId(), found); err != nil {
+			return err
+		}
+	}
+	if step.GetWipe() != nil {
+		if err := s.wiped(e, m, j, step, f); err != nil {
 			return err
 		}
 	}

@@ -74,6 +74,7 @@ func permissions() []permission {
 		{bloomeryv1connect.MachineServiceWatchMachinesProcedure, operator, everyone, 0},
 		{bloomeryv1connect.MachineServiceListInventoriesProcedure, operator, everyone, 0},
 		{bloomeryv1connect.MachineServiceDiffInventoryProcedure, operator, everyone, 0},
+		{bloomeryv1connect.MachineServiceListWipeCertificatesProcedure, operator, everyone, 0},
 		{bloomeryv1connect.MachineServiceListViewsProcedure, operator, everyone, 0},
 		{bloomeryv1connect.MachineServiceCreateMachineProcedure, operator, hardware | admin, changes},
 		// Role network may change the switch port only.

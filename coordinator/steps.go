@@ -48,6 +48,8 @@ type Facts struct {
 	JobID    string
 	Images   []ImageFacts
 	Networks []Network
+	// Wiped are the machine's disks that are certified to be wiped and carried nobody's data since.
+	Wiped []*bloomeryv1.DiskRef
 	// Plan is what the layout makes of the disks; nil for an install of a disk image.
 	Plan *layout.Plan
 	// Address is the machine's on the customer's network; the zero Prefix when the network has no range.
@@ -109,7 +111,13 @@ func releaseSteps(m *bloomeryv1.Machine) ([]*bloomeryv1.Step, error) {
 	}
 	steps = append(steps, &bloomeryv1.Step{Spec: &bloomeryv1.Step_Netboot{Netboot: &bloomeryv1.NetbootStep{}}})
 	for _, disk := range customerDisks(m) {
-		steps = append(steps, wipeStep(m, disk, false))
+		steps = append(steps, eraseStep(m, disk, true))
+	}
+	for _, d := range inventoryDisks(m) {
+		// Whoever was root on the machine may have written to these as well.
+		if d.fixed() && !containsDisk(m.GetCustomerDisks(), d.ref()) {
+			steps = append(steps, eraseStep(m, d.ref(), false))
+		}
 	}
 	return append(steps, &bloomeryv1.Step{Spec: &bloomeryv1.Step_PowerOff{PowerOff: &bloomeryv1.PowerOffStep{}}}), nil
 }
@@ -163,9 +171,9 @@ func installSteps(m *bloomeryv1.Machine, spec *bloomeryv1.InstallSpec, f Facts) 
 		{Spec: &bloomeryv1.Step_CheckDisks{CheckDisks: &bloomeryv1.CheckDisksStep{}}},
 	}
 	if f.Plan != nil {
-		steps = append(steps, layoutSteps(m, image, f.Plan, seed)...)
+		steps = append(steps, layoutSteps(m, image, f.Plan, f.Wiped, seed)...)
 	} else {
-		steps = append(steps, diskSteps(m, image, onto, spec.GetDisk() != nil, seed)...)
+		steps = append(steps, diskSteps(m, image, onto, spec.GetDisk() != nil, f.Wiped, seed)...)
 	}
 	return append(steps,
 		&bloomeryv1.Step{Spec: &bloomeryv1.Step_MovePort{MovePort: &bloomeryv1.MovePortStep{From: ProvisioningNetwork, To: network.Name}}},
@@ -174,8 +182,8 @@ func installSteps(m *bloomeryv1.Machine, spec *bloomeryv1.InstallSpec, f Facts) 
 }
 
 // diskSteps put a disk image onto one disk (that the request named or not), up to the start of the installed system.
-func diskSteps(m *bloomeryv1.Machine, image ImageFacts, disk *bloomeryv1.DiskRef, named bool, seed cloudinit.NoCloud) []*bloomeryv1.Step {
-	steps := append(wipeSteps(m, []*bloomeryv1.DiskRef{disk}, named),
+func diskSteps(m *bloomeryv1.Machine, image ImageFacts, disk *bloomeryv1.DiskRef, named bool, wiped []*bloomeryv1.DiskRef, seed cloudinit.NoCloud) []*bloomeryv1.Step {
+	steps := append(wipeSteps(m, []*bloomeryv1.DiskRef{disk}, named, wiped),
 		&bloomeryv1.Step{Spec: &bloomeryv1.Step_WriteImage{WriteImage: &bloomeryv1.WriteImageStep{Disk: disk, Image: image.Name, ManifestSha256: image.ManifestSHA256}}},
 	)
 	if image.SeedLabel != "" {

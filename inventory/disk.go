@@ -23,7 +23,7 @@ type Disk struct {
 	LogicalSector  int    `json:"logical_sector"`
 	PhysicalSector int    `json:"physical_sector"`
 	Rotational     bool   `json:"rotational"`
-	Transport      string `json:"transport"` // nvme, sata, sas, scsi, virtio, usb, mmc; "" if unknown
+	Transport      string `json:"transport"` // nvme, sata, sas, scsi, virtio, usb, mmc; over a network nvmeof, iscsi, fc; "" if unknown
 	Removable      bool   `json:"removable"`
 	ReadOnly       bool   `json:"read_only"`
 	NUMA           int    `json:"numa"` // node of its controller, -1 if there is none
@@ -90,7 +90,7 @@ func (c *collector) disk(name, path string) Disk {
 	}
 	d.Transport = transport(name, real)
 	switch d.Transport {
-	case "nvme":
+	case "nvme", "nvmeof":
 		d.Serial, d.Firmware = optional(at("device/serial")), optional(at("device/firmware_rev"))
 		d.WWN = optional(at("wwid"))
 	case "mmc":
@@ -150,12 +150,19 @@ func wwnForm(wwid string) string {
 
 func transport(name, real string) string {
 	switch {
+	case strings.HasPrefix(name, "nvme") && (strings.Contains(real, "/nvme-fabrics/") || strings.Contains(real, "/nvme-subsystem/")):
+		// Below the fabrics' control device, or a subsystem that has no PCI controller to stand in for it.
+		return "nvmeof"
 	case strings.HasPrefix(name, "nvme"):
 		return "nvme"
 	case strings.HasPrefix(name, "mmcblk"):
 		return "mmc"
 	case strings.Contains(real, "/usb"):
 		return "usb"
+	case strings.Contains(real, "/session"):
+		return "iscsi"
+	case strings.Contains(real, "/rport-"):
+		return "fc"
 	case strings.Contains(real, "/virtio"):
 		return "virtio"
 	case strings.Contains(real, "/ata"):

@@ -179,3 +179,22 @@ func FuzzVPD(f *testing.F) {
 		unitSerial(page)
 	})
 }
+
+// Disks that are reached over a network are told from the machine's own.
+func TestTransport(t *testing.T) {
+	for real, want := range map[string]string{
+		"/sys/devices/pci0000:00/0000:00:04.0/nvme/nvme0/nvme0n1":                                          "nvme",
+		"/sys/devices/virtual/nvme-fabrics/ctl/nvme1/nvme1n1":                                              "nvmeof",
+		"/sys/devices/virtual/nvme-subsystem/nvme-subsys1/nvme1n1":                                         "nvmeof",
+		"/sys/devices/platform/host2/session1/target2:0:0/2:0:0:1/block/sdb":                               "iscsi",
+		"/sys/devices/pci0000:00/0000:00:03.0/host7/rport-7:0-1/target7:0:0/7:0:0:0/block/sdc":             "fc",
+		"/sys/devices/pci0000:00/0000:00:1f.2/ata2/host1/target1:0:0/1:0:0:0/block/sda":                    "sata",
+		"/sys/devices/pci0000:00/0000:00:02.0/host0/port-0:0/end_device-0:0/target0:0:0/0:0:0:0/block/sdd": "sas",
+		"/sys/devices/pci0000:00/0000:00:08.0/virtio4/block/vda":                                           "virtio",
+		"/sys/devices/pci0000:00/0000:00:14.0/usb1/1-2/1-2:1.0/host3/target3:0:0/3:0:0:0/block/sde":        "usb",
+	} {
+		if got := transport(filepath.Base(real), real); got != want {
+			t.Errorf("%s: %q, want %q", real, got, want)
+		}
+	}
+}

@@ -15,7 +15,7 @@ func newMachineCommand(set *settings) *cobra.Command {
 	return group("machine", "List, record, install, release, lock and switch machines",
 		newMachineList(set, nil), newMachineShow(set), newMachineAdd(set), newMachineSet(set), newMachineRemove(set), newMachineInspect(set),
 		newMachineInstall(set), newMachineRelease(set), newMachinePower(set), newMachineLock(set), newMachineUnlock(set),
-		newMachineInventory(set), newMachineDiff(set))
+		newMachineInventory(set), newMachineDiff(set), newMachineWipeCertificates(set))
 }
 
 func newMachineShow(set *settings) *cobra.Command {

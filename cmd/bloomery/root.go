@@ -81,7 +81,7 @@ It reads which rack, and with which certificate, from the file that
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return checkFormat(cmd, set.output) }
 	root.AddCommand(
 		newMachineCommand(set), newViewCommand(set), newJobCommand(set), newEventCommand(set), newWebhookCommand(set), newImageCommand(set), newLayoutCommand(set),
-		newOperatorCommand(set), newTokenCommand(set), newWhoAmI(set), newRackCommand(set), newFleetCommand(set), newAgentImageCommand(set), newLabCommand(set),
+		newOperatorCommand(set), newTokenCommand(set), newWhoAmI(set), newRackCommand(set), newFleetCommand(set), newAgentImageCommand(set), newWipeCertificateCommand(set), newLabCommand(set),
 	)
 	return root
 }

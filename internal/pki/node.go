@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // NodeTLS is how this coordinator calls another: it shows its own certificate and wants a coordinator's. It is a snapshot: ask
@@ -61,4 +62,16 @@ func DecodeKey(text []byte) (*ecdsa.PrivateKey, error) {
 		return nil, errors.New("want an ECDSA key")
 	}
 	return ec, nil
+}
+
+// NodeOf is the coordinator that verified chains of certificates speak for. A root itself must have signed it, or one that it has cross-signed:
+// an agents' CA could write any role into a certificate.
+func NodeOf(chains [][]*x509.Certificate) (string, error) {
+	for _, chain := range chains {
+		direct := len(chain) == 2 || (len(chain) == 3 && isRoot(chain[1]) && rackOf(chain[1]) == rackOf(chain[2]))
+		if direct && isRoot(chain[len(chain)-1]) && slices.Equal(chain[0].Subject.Organization, []string{NodeOrganization}) {
+			return chain[0].Subject.CommonName, nil
+		}
+	}
+	return "", errors.New("the certificate is not one of a coordinator")
 }

@@ -1,6 +1,7 @@
 package wipe
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -20,14 +21,22 @@ type Target struct {
 	// Transport is how it is attached, as package inventory says.
 	Transport  string
 	Rotational bool
+	Removable  bool
+	ReadOnly   bool
+	// Named says that somebody meant this very disk: it may be removable or reached over a network.
+	Named bool
 }
 
 // Wiper wipes the machine's disks. The zero value with a Runner is ready.
 type Wiper struct {
 	// Runner starts hdparm; its own time limit must be longer than a drive's erasure takes.
 	Runner run.Runner
+	// Stop ends whatever uses a disk; nil where nothing does.
+	Stop func(ctx context.Context, dev string) error
 	// Sysfs is where sysfs is mounted; empty means /sys.
 	Sysfs string
+	// EFIVars is where the firmware's variables are; empty means /sys/firmware/efi/efivars.
+	EFIVars string
 }
 
 // slowest is what the slowest disk in use overwrites in a second, in bytes: half of what a hard disk does on its inner tracks.
@@ -41,12 +50,24 @@ func Limit(sizeBytes int64) time.Duration {
 	return min(time.Hour+time.Duration(min(float64(sizeBytes)/slowest, longest.Seconds())*float64(time.Second)), longest)
 }
 
-// Wipe removes what the disk holds and looks whether it is gone. A disk that is in use is refused with partition.ErrInUse; ErrKeepsData says that
-// the disk does not do what it is told. The result is worth keeping beside an error too. Call it again with the same disk after an interruption.
+// Wipe removes what the disk holds and looks whether it is gone. A disk that is in use is refused with partition.ErrInUse; what is not
+// to be wiped with ErrRefused; ErrKeepsData says that the disk does not do what it is told. The result is worth keeping beside an error too. Call it again with the same disk after an interruption.
 func (w Wiper) Wipe(ctx context.Context, t Target, level Level, progress Progress) (Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, Limit(t.SizeBytes))
 	defer cancel()
-	d, err := openDirect(partition.Disks{Sysfs: w.Sysfs}, t.Path)
+	if err := t.check(); err != nil {
+		return Result{}, fmt.Errorf("wipe %s: %w", t.Path, err)
+	}
+	disks := partition.Disks{Sysfs: w.Sysfs}
+	if err := checkBootMedium(disks, t.Path, cmp.Or(w.EFIVars, "/sys/firmware/efi/efivars")); err != nil {
+		return Result{}, fmt.Errorf("wipe %s: %w", t.Path, err)
+	}
+	if w.Stop != nil {
+		if err := w.Stop(ctx, t.Path); err != nil {
+			return Result{}, fmt.Errorf("wipe %s: %w", t.Path, err)
+		}
+	}
+	d, err := openDirect(disks, t.Path)
 	if err != nil {
 		return Result{}, fmt.Errorf("wipe: %w", err)
 	}

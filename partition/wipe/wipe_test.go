@@ -452,3 +452,65 @@ func TestWipeRefusesDiskInUse(t *testing.T) {
 		t.Error("the disk was changed")
 	}
 }
+
+// What is not the machine's own is refused before anything is read or written.
+func TestWipeRefusesStrangers(t *testing.T) {
+	for name, c := range map[string]struct {
+		target Target
+		want   string
+	}{
+		"read-only":                   {Target{ReadOnly: true, Named: true}, "read-only"},
+		"removable":                   {Target{Removable: true}, "removable"},
+		"iSCSI":                       {Target{Transport: "iscsi"}, "network"},
+		"NVMe over fabrics":           {Target{Transport: "nvmeof"}, "network"},
+		"removable, but named":        {Target{Removable: true, Named: true}, ""},
+		"over a network, but named":   {Target{Transport: "fc", Named: true}, ""},
+		"an ordinary disk, unnamed":   {Target{Transport: "nvme"}, ""},
+		"an ordinary disk of no kind": {Target{}, ""},
+	} {
+		err := c.target.check()
+		if c.want == "" && err != nil || c.want != "" && (!errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: got %v, want %q", name, err, c.want)
+		}
+	}
+	if _, err := (Wiper{}).Wipe(t.Context(), Target{Path: "/nonexistent", Removable: true}, Erase, nil); !errors.Is(err, ErrRefused) {
+		t.Errorf("got %v, want ErrRefused", err)
+	}
+}
+
+// The disk that the system was started from is refused, named or not, before what uses it is stopped.
+func TestWipeRefusesBootMedium(t *testing.T) {
+	const guid = "11111111-2222-3333-4444-555555555555"
+	path := filepath.Join(t.TempDir(), "disk.img")
+	truncate(t, path, 40*mebibyte)
+	if out, err := exec.Command("sgdisk", "-n", "1:2048:+8M", "-u", "1:"+guid, path).CombinedOutput(); err != nil {
+		t.Fatalf("sgdisk: %v: %s", err, out)
+	}
+	dev := loop(t, path)
+	wiper := func(boot string) Wiper {
+		dir := t.TempDir()
+		variable := []byte{7, 0, 0, 0}
+		for _, r := range strings.ToUpper(boot) + "\x00" {
+			variable = append(variable, byte(r), 0)
+		}
+		if err := os.WriteFile(filepath.Join(dir, loaderVariable), variable, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return Wiper{EFIVars: dir, Stop: func(context.Context, string) error { return errors.New("stopped") }}
+	}
+	if _, err := wiper(guid).Wipe(t.Context(), Target{Path: dev, Named: true}, Erase, nil); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), guid) {
+		t.Errorf("got %v, want ErrRefused and the partition", err)
+	}
+	if _, err := wiper("22222222-2222-3333-4444-555555555555").Wipe(t.Context(), Target{Path: dev}, Erase, nil); err == nil || !strings.Contains(err.Error(), "stopped") {
+		t.Errorf("another disk's partition: got %v, want to come as far as the stopping", err)
+	}
+}
+
+func FuzzLoaderPartition(f *testing.F) {
+	f.Add([]byte("\x07\x00\x00\x001\x002\x00\x00\x00"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if guid := loaderPartition(data); guid != "" && len(guid) != 36 {
+			t.Fatalf("%q", guid)
+		}
+	})
+}

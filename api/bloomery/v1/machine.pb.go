@@ -205,7 +205,7 @@ func (x InventoryChange_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use InventoryChange_Kind.Descriptor instead.
 func (InventoryChange_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{22, 0}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{25, 0}
 }
 
 // Machine is what the rack knows of one server.
@@ -1561,6 +1561,231 @@ func (x *InventoryVersion) GetInventory() *structpb.Struct {
 	return nil
 }
 
+type ListWipeCertificatesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// At most 100, which is also what 0 means.
+	PageSize      int32  `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListWipeCertificatesRequest) Reset() {
+	*x = ListWipeCertificatesRequest{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListWipeCertificatesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListWipeCertificatesRequest) ProtoMessage() {}
+
+func (x *ListWipeCertificatesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListWipeCertificatesRequest.ProtoReflect.Descriptor instead.
+func (*ListWipeCertificatesRequest) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ListWipeCertificatesRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ListWipeCertificatesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListWipeCertificatesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListWipeCertificatesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificates  []*WipeCertificate     `protobuf:"bytes,1,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListWipeCertificatesResponse) Reset() {
+	*x = ListWipeCertificatesResponse{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListWipeCertificatesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListWipeCertificatesResponse) ProtoMessage() {}
+
+func (x *ListWipeCertificatesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListWipeCertificatesResponse.ProtoReflect.Descriptor instead.
+func (*ListWipeCertificatesResponse) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ListWipeCertificatesResponse) GetCertificates() []*WipeCertificate {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+func (x *ListWipeCertificatesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// WipeCertificate is the signed record of a disk's wipe.
+type WipeCertificate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job's step that did it.
+	Id      string   `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Machine string   `protobuf:"bytes,2,opt,name=machine,proto3" json:"machine,omitempty"`
+	Disk    *DiskRef `protobuf:"bytes,3,opt,name=disk,proto3" json:"disk,omitempty"`
+	Level   string   `protobuf:"bytes,4,opt,name=level,proto3" json:"level,omitempty"`
+	Method  string   `protobuf:"bytes,5,opt,name=method,proto3" json:"method,omitempty"`
+	// In the words of NIST SP 800-88: "none", "clear" or "purge".
+	Sanitization string                 `protobuf:"bytes,6,opt,name=sanitization,proto3" json:"sanitization,omitempty"`
+	Successful   bool                   `protobuf:"varint,7,opt,name=successful,proto3" json:"successful,omitempty"`
+	EndedAt      *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	// The certificate with its signature, JSON, as `bloomery wipe-certificate verify` reads it.
+	Document      string `protobuf:"bytes,9,opt,name=document,proto3" json:"document,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WipeCertificate) Reset() {
+	*x = WipeCertificate{}
+	mi := &file_bloomery_v1_machine_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WipeCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WipeCertificate) ProtoMessage() {}
+
+func (x *WipeCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_machine_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WipeCertificate.ProtoReflect.Descriptor instead.
+func (*WipeCertificate) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *WipeCertificate) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *WipeCertificate) GetMachine() string {
+	if x != nil {
+		return x.Machine
+	}
+	return ""
+}
+
+func (x *WipeCertificate) GetDisk() *DiskRef {
+	if x != nil {
+		return x.Disk
+	}
+	return nil
+}
+
+func (x *WipeCertificate) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+func (x *WipeCertificate) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *WipeCertificate) GetSanitization() string {
+	if x != nil {
+		return x.Sanitization
+	}
+	return ""
+}
+
+func (x *WipeCertificate) GetSuccessful() bool {
+	if x != nil {
+		return x.Successful
+	}
+	return false
+}
+
+func (x *WipeCertificate) GetEndedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndedAt
+	}
+	return nil
+}
+
+func (x *WipeCertificate) GetDocument() string {
+	if x != nil {
+		return x.Document
+	}
+	return ""
+}
+
 type ListInventoriesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1570,7 +1795,7 @@ type ListInventoriesRequest struct {
 
 func (x *ListInventoriesRequest) Reset() {
 	*x = ListInventoriesRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[19]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1582,7 +1807,7 @@ func (x *ListInventoriesRequest) String() string {
 func (*ListInventoriesRequest) ProtoMessage() {}
 
 func (x *ListInventoriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[19]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1595,7 +1820,7 @@ func (x *ListInventoriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInventoriesRequest.ProtoReflect.Descriptor instead.
 func (*ListInventoriesRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{19}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListInventoriesRequest) GetName() string {
@@ -1615,7 +1840,7 @@ type ListInventoriesResponse struct {
 
 func (x *ListInventoriesResponse) Reset() {
 	*x = ListInventoriesResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[20]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1627,7 +1852,7 @@ func (x *ListInventoriesResponse) String() string {
 func (*ListInventoriesResponse) ProtoMessage() {}
 
 func (x *ListInventoriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[20]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1640,7 +1865,7 @@ func (x *ListInventoriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInventoriesResponse.ProtoReflect.Descriptor instead.
 func (*ListInventoriesResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{20}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListInventoriesResponse) GetVersions() []*InventoryVersion {
@@ -1662,7 +1887,7 @@ type DiffInventoryRequest struct {
 
 func (x *DiffInventoryRequest) Reset() {
 	*x = DiffInventoryRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[21]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1674,7 +1899,7 @@ func (x *DiffInventoryRequest) String() string {
 func (*DiffInventoryRequest) ProtoMessage() {}
 
 func (x *DiffInventoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[21]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1687,7 +1912,7 @@ func (x *DiffInventoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffInventoryRequest.ProtoReflect.Descriptor instead.
 func (*DiffInventoryRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{21}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DiffInventoryRequest) GetName() string {
@@ -1727,7 +1952,7 @@ type InventoryChange struct {
 
 func (x *InventoryChange) Reset() {
 	*x = InventoryChange{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[22]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1739,7 +1964,7 @@ func (x *InventoryChange) String() string {
 func (*InventoryChange) ProtoMessage() {}
 
 func (x *InventoryChange) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[22]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1752,7 +1977,7 @@ func (x *InventoryChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryChange.ProtoReflect.Descriptor instead.
 func (*InventoryChange) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{22}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *InventoryChange) GetKind() InventoryChange_Kind {
@@ -1801,7 +2026,7 @@ type DiffInventoryResponse struct {
 
 func (x *DiffInventoryResponse) Reset() {
 	*x = DiffInventoryResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[23]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1813,7 +2038,7 @@ func (x *DiffInventoryResponse) String() string {
 func (*DiffInventoryResponse) ProtoMessage() {}
 
 func (x *DiffInventoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[23]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1826,7 +2051,7 @@ func (x *DiffInventoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffInventoryResponse.ProtoReflect.Descriptor instead.
 func (*DiffInventoryResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{23}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DiffInventoryResponse) GetFrom() *timestamppb.Timestamp {
@@ -1868,7 +2093,7 @@ type View struct {
 
 func (x *View) Reset() {
 	*x = View{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[24]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1880,7 +2105,7 @@ func (x *View) String() string {
 func (*View) ProtoMessage() {}
 
 func (x *View) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[24]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1893,7 +2118,7 @@ func (x *View) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use View.ProtoReflect.Descriptor instead.
 func (*View) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{24}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *View) GetName() string {
@@ -1947,7 +2172,7 @@ type SaveViewRequest struct {
 
 func (x *SaveViewRequest) Reset() {
 	*x = SaveViewRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[25]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2184,7 @@ func (x *SaveViewRequest) String() string {
 func (*SaveViewRequest) ProtoMessage() {}
 
 func (x *SaveViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[25]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2197,7 @@ func (x *SaveViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveViewRequest.ProtoReflect.Descriptor instead.
 func (*SaveViewRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{25}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SaveViewRequest) GetView() *View {
@@ -1991,7 +2216,7 @@ type SaveViewResponse struct {
 
 func (x *SaveViewResponse) Reset() {
 	*x = SaveViewResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[26]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2003,7 +2228,7 @@ func (x *SaveViewResponse) String() string {
 func (*SaveViewResponse) ProtoMessage() {}
 
 func (x *SaveViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[26]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2016,7 +2241,7 @@ func (x *SaveViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveViewResponse.ProtoReflect.Descriptor instead.
 func (*SaveViewResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{26}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SaveViewResponse) GetView() *View {
@@ -2034,7 +2259,7 @@ type ListViewsRequest struct {
 
 func (x *ListViewsRequest) Reset() {
 	*x = ListViewsRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[27]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2046,7 +2271,7 @@ func (x *ListViewsRequest) String() string {
 func (*ListViewsRequest) ProtoMessage() {}
 
 func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[27]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2059,7 +2284,7 @@ func (x *ListViewsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsRequest.ProtoReflect.Descriptor instead.
 func (*ListViewsRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{27}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{30}
 }
 
 type ListViewsResponse struct {
@@ -2071,7 +2296,7 @@ type ListViewsResponse struct {
 
 func (x *ListViewsResponse) Reset() {
 	*x = ListViewsResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[28]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2083,7 +2308,7 @@ func (x *ListViewsResponse) String() string {
 func (*ListViewsResponse) ProtoMessage() {}
 
 func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[28]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2096,7 +2321,7 @@ func (x *ListViewsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListViewsResponse.ProtoReflect.Descriptor instead.
 func (*ListViewsResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{28}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListViewsResponse) GetViews() []*View {
@@ -2115,7 +2340,7 @@ type DeleteViewRequest struct {
 
 func (x *DeleteViewRequest) Reset() {
 	*x = DeleteViewRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[29]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2127,7 +2352,7 @@ func (x *DeleteViewRequest) String() string {
 func (*DeleteViewRequest) ProtoMessage() {}
 
 func (x *DeleteViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[29]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2140,7 +2365,7 @@ func (x *DeleteViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteViewRequest.ProtoReflect.Descriptor instead.
 func (*DeleteViewRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{29}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DeleteViewRequest) GetName() string {
@@ -2158,7 +2383,7 @@ type DeleteViewResponse struct {
 
 func (x *DeleteViewResponse) Reset() {
 	*x = DeleteViewResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[30]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2170,7 +2395,7 @@ func (x *DeleteViewResponse) String() string {
 func (*DeleteViewResponse) ProtoMessage() {}
 
 func (x *DeleteViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[30]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2183,7 +2408,7 @@ func (x *DeleteViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteViewResponse.ProtoReflect.Descriptor instead.
 func (*DeleteViewResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{30}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{33}
 }
 
 type InspectMachineRequest struct {
@@ -2197,7 +2422,7 @@ type InspectMachineRequest struct {
 
 func (x *InspectMachineRequest) Reset() {
 	*x = InspectMachineRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[31]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2209,7 +2434,7 @@ func (x *InspectMachineRequest) String() string {
 func (*InspectMachineRequest) ProtoMessage() {}
 
 func (x *InspectMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[31]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2222,7 +2447,7 @@ func (x *InspectMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectMachineRequest.ProtoReflect.Descriptor instead.
 func (*InspectMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{31}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *InspectMachineRequest) GetName() string {
@@ -2248,7 +2473,7 @@ type InspectMachineResponse struct {
 
 func (x *InspectMachineResponse) Reset() {
 	*x = InspectMachineResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[32]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2260,7 +2485,7 @@ func (x *InspectMachineResponse) String() string {
 func (*InspectMachineResponse) ProtoMessage() {}
 
 func (x *InspectMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[32]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2273,7 +2498,7 @@ func (x *InspectMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectMachineResponse.ProtoReflect.Descriptor instead.
 func (*InspectMachineResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{32}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *InspectMachineResponse) GetJob() *Job {
@@ -2295,7 +2520,7 @@ type InstallMachineRequest struct {
 
 func (x *InstallMachineRequest) Reset() {
 	*x = InstallMachineRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[33]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2307,7 +2532,7 @@ func (x *InstallMachineRequest) String() string {
 func (*InstallMachineRequest) ProtoMessage() {}
 
 func (x *InstallMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[33]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2320,7 +2545,7 @@ func (x *InstallMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallMachineRequest.ProtoReflect.Descriptor instead.
 func (*InstallMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{33}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *InstallMachineRequest) GetName() string {
@@ -2353,7 +2578,7 @@ type InstallMachineResponse struct {
 
 func (x *InstallMachineResponse) Reset() {
 	*x = InstallMachineResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[34]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2365,7 +2590,7 @@ func (x *InstallMachineResponse) String() string {
 func (*InstallMachineResponse) ProtoMessage() {}
 
 func (x *InstallMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[34]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2378,7 +2603,7 @@ func (x *InstallMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallMachineResponse.ProtoReflect.Descriptor instead.
 func (*InstallMachineResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{34}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *InstallMachineResponse) GetJob() *Job {
@@ -2398,7 +2623,7 @@ type PlanInstallRequest struct {
 
 func (x *PlanInstallRequest) Reset() {
 	*x = PlanInstallRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[35]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2410,7 +2635,7 @@ func (x *PlanInstallRequest) String() string {
 func (*PlanInstallRequest) ProtoMessage() {}
 
 func (x *PlanInstallRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[35]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2423,7 +2648,7 @@ func (x *PlanInstallRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanInstallRequest.ProtoReflect.Descriptor instead.
 func (*PlanInstallRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{35}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PlanInstallRequest) GetName() string {
@@ -2452,7 +2677,7 @@ type PlanInstallResponse struct {
 
 func (x *PlanInstallResponse) Reset() {
 	*x = PlanInstallResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[36]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2464,7 +2689,7 @@ func (x *PlanInstallResponse) String() string {
 func (*PlanInstallResponse) ProtoMessage() {}
 
 func (x *PlanInstallResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[36]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2477,7 +2702,7 @@ func (x *PlanInstallResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanInstallResponse.ProtoReflect.Descriptor instead.
 func (*PlanInstallResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{36}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PlanInstallResponse) GetSteps() []*Step {
@@ -2504,7 +2729,7 @@ type ReleaseMachineRequest struct {
 
 func (x *ReleaseMachineRequest) Reset() {
 	*x = ReleaseMachineRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[37]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2516,7 +2741,7 @@ func (x *ReleaseMachineRequest) String() string {
 func (*ReleaseMachineRequest) ProtoMessage() {}
 
 func (x *ReleaseMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[37]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2529,7 +2754,7 @@ func (x *ReleaseMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseMachineRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{37}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ReleaseMachineRequest) GetName() string {
@@ -2555,7 +2780,7 @@ type ReleaseMachineResponse struct {
 
 func (x *ReleaseMachineResponse) Reset() {
 	*x = ReleaseMachineResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[38]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2567,7 +2792,7 @@ func (x *ReleaseMachineResponse) String() string {
 func (*ReleaseMachineResponse) ProtoMessage() {}
 
 func (x *ReleaseMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[38]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2580,7 +2805,7 @@ func (x *ReleaseMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseMachineResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseMachineResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{38}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReleaseMachineResponse) GetJob() *Job {
@@ -2600,7 +2825,7 @@ type PowerMachineRequest struct {
 
 func (x *PowerMachineRequest) Reset() {
 	*x = PowerMachineRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[39]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2612,7 +2837,7 @@ func (x *PowerMachineRequest) String() string {
 func (*PowerMachineRequest) ProtoMessage() {}
 
 func (x *PowerMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[39]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2625,7 +2850,7 @@ func (x *PowerMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerMachineRequest.ProtoReflect.Descriptor instead.
 func (*PowerMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{39}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PowerMachineRequest) GetName() string {
@@ -2651,7 +2876,7 @@ type PowerMachineResponse struct {
 
 func (x *PowerMachineResponse) Reset() {
 	*x = PowerMachineResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[40]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2663,7 +2888,7 @@ func (x *PowerMachineResponse) String() string {
 func (*PowerMachineResponse) ProtoMessage() {}
 
 func (x *PowerMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[40]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2676,7 +2901,7 @@ func (x *PowerMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerMachineResponse.ProtoReflect.Descriptor instead.
 func (*PowerMachineResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{40}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *PowerMachineResponse) GetOn() bool {
@@ -2699,7 +2924,7 @@ type LockMachineRequest struct {
 
 func (x *LockMachineRequest) Reset() {
 	*x = LockMachineRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[41]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2711,7 +2936,7 @@ func (x *LockMachineRequest) String() string {
 func (*LockMachineRequest) ProtoMessage() {}
 
 func (x *LockMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[41]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2724,7 +2949,7 @@ func (x *LockMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockMachineRequest.ProtoReflect.Descriptor instead.
 func (*LockMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{41}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *LockMachineRequest) GetName() string {
@@ -2764,7 +2989,7 @@ type LockMachineResponse struct {
 
 func (x *LockMachineResponse) Reset() {
 	*x = LockMachineResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[42]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2776,7 +3001,7 @@ func (x *LockMachineResponse) String() string {
 func (*LockMachineResponse) ProtoMessage() {}
 
 func (x *LockMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[42]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2789,7 +3014,7 @@ func (x *LockMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockMachineResponse.ProtoReflect.Descriptor instead.
 func (*LockMachineResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{42}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *LockMachineResponse) GetMachine() *Machine {
@@ -2811,7 +3036,7 @@ type UnlockMachineRequest struct {
 
 func (x *UnlockMachineRequest) Reset() {
 	*x = UnlockMachineRequest{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[43]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2823,7 +3048,7 @@ func (x *UnlockMachineRequest) String() string {
 func (*UnlockMachineRequest) ProtoMessage() {}
 
 func (x *UnlockMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[43]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2836,7 +3061,7 @@ func (x *UnlockMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlockMachineRequest.ProtoReflect.Descriptor instead.
 func (*UnlockMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{43}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *UnlockMachineRequest) GetName() string {
@@ -2869,7 +3094,7 @@ type UnlockMachineResponse struct {
 
 func (x *UnlockMachineResponse) Reset() {
 	*x = UnlockMachineResponse{}
-	mi := &file_bloomery_v1_machine_proto_msgTypes[44]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2881,7 +3106,7 @@ func (x *UnlockMachineResponse) String() string {
 func (*UnlockMachineResponse) ProtoMessage() {}
 
 func (x *UnlockMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_machine_proto_msgTypes[44]
+	mi := &file_bloomery_v1_machine_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2894,7 +3119,7 @@ func (x *UnlockMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlockMachineResponse.ProtoReflect.Descriptor instead.
 func (*UnlockMachineResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{44}
+	return file_bloomery_v1_machine_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *UnlockMachineResponse) GetMachine() *Machine {
@@ -3019,7 +3244,27 @@ const file_bloomery_v1_machine_proto_rawDesc = "" +
 	"\btaken_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\atakenAt\x123\n" +
 	"\aseen_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x06seenAt\x12\x15\n" +
 	"\x06job_id\x18\x03 \x01(\tR\x05jobId\x125\n" +
-	"\tinventory\x18\x04 \x01(\v2\x17.google.protobuf.StructR\tinventory\",\n" +
+	"\tinventory\x18\x04 \x01(\v2\x17.google.protobuf.StructR\tinventory\"m\n" +
+	"\x1bListWipeCertificatesRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\x88\x01\n" +
+	"\x1cListWipeCertificatesResponse\x12@\n" +
+	"\fcertificates\x18\x01 \x03(\v2\x1c.bloomery.v1.WipeCertificateR\fcertificates\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xaa\x02\n" +
+	"\x0fWipeCertificate\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\amachine\x18\x02 \x01(\tR\amachine\x12(\n" +
+	"\x04disk\x18\x03 \x01(\v2\x14.bloomery.v1.DiskRefR\x04disk\x12\x14\n" +
+	"\x05level\x18\x04 \x01(\tR\x05level\x12\x16\n" +
+	"\x06method\x18\x05 \x01(\tR\x06method\x12\"\n" +
+	"\fsanitization\x18\x06 \x01(\tR\fsanitization\x12\x1e\n" +
+	"\n" +
+	"successful\x18\a \x01(\bR\n" +
+	"successful\x125\n" +
+	"\bended_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12\x1a\n" +
+	"\bdocument\x18\t \x01(\tR\bdocument\",\n" +
 	"\x16ListInventoriesRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"T\n" +
 	"\x17ListInventoriesResponse\x129\n" +
@@ -3123,7 +3368,7 @@ const file_bloomery_v1_machine_proto_rawDesc = "" +
 	"\x16POWER_OPERATION_STATUS\x10\x01\x12\x16\n" +
 	"\x12POWER_OPERATION_ON\x10\x02\x12\x17\n" +
 	"\x13POWER_OPERATION_OFF\x10\x03\x12\x19\n" +
-	"\x15POWER_OPERATION_RESET\x10\x042\x92\f\n" +
+	"\x15POWER_OPERATION_RESET\x10\x042\xff\f\n" +
 	"\x0eMachineService\x12S\n" +
 	"\fListMachines\x12 .bloomery.v1.ListMachinesRequest\x1a!.bloomery.v1.ListMachinesResponse\x12M\n" +
 	"\n" +
@@ -3137,7 +3382,8 @@ const file_bloomery_v1_machine_proto_rawDesc = "" +
 	"\x0eInspectMachine\x12\".bloomery.v1.InspectMachineRequest\x1a#.bloomery.v1.InspectMachineResponse\x12Y\n" +
 	"\x0eInstallMachine\x12\".bloomery.v1.InstallMachineRequest\x1a#.bloomery.v1.InstallMachineResponse\x12P\n" +
 	"\vPlanInstall\x12\x1f.bloomery.v1.PlanInstallRequest\x1a .bloomery.v1.PlanInstallResponse\x12Y\n" +
-	"\x0eReleaseMachine\x12\".bloomery.v1.ReleaseMachineRequest\x1a#.bloomery.v1.ReleaseMachineResponse\x12S\n" +
+	"\x0eReleaseMachine\x12\".bloomery.v1.ReleaseMachineRequest\x1a#.bloomery.v1.ReleaseMachineResponse\x12k\n" +
+	"\x14ListWipeCertificates\x12(.bloomery.v1.ListWipeCertificatesRequest\x1a).bloomery.v1.ListWipeCertificatesResponse\x12S\n" +
 	"\fPowerMachine\x12 .bloomery.v1.PowerMachineRequest\x1a!.bloomery.v1.PowerMachineResponse\x12P\n" +
 	"\vLockMachine\x12\x1f.bloomery.v1.LockMachineRequest\x1a .bloomery.v1.LockMachineResponse\x12V\n" +
 	"\rUnlockMachine\x12!.bloomery.v1.UnlockMachineRequest\x1a\".bloomery.v1.UnlockMachineResponse\x12G\n" +
@@ -3159,79 +3405,82 @@ func file_bloomery_v1_machine_proto_rawDescGZIP() []byte {
 }
 
 var file_bloomery_v1_machine_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_bloomery_v1_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_bloomery_v1_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_bloomery_v1_machine_proto_goTypes = []any{
-	(MachineStatus)(0),              // 0: bloomery.v1.MachineStatus
-	(PowerOperation)(0),             // 1: bloomery.v1.PowerOperation
-	(InventoryChange_Kind)(0),       // 2: bloomery.v1.InventoryChange.Kind
-	(*Machine)(nil),                 // 3: bloomery.v1.Machine
-	(*BMC)(nil),                     // 4: bloomery.v1.BMC
-	(*SwitchPort)(nil),              // 5: bloomery.v1.SwitchPort
-	(*Lock)(nil),                    // 6: bloomery.v1.Lock
-	(*FieldError)(nil),              // 7: bloomery.v1.FieldError
-	(*MachineFilter)(nil),           // 8: bloomery.v1.MachineFilter
-	(*ListMachinesRequest)(nil),     // 9: bloomery.v1.ListMachinesRequest
-	(*ListMachinesResponse)(nil),    // 10: bloomery.v1.ListMachinesResponse
-	(*GetMachineRequest)(nil),       // 11: bloomery.v1.GetMachineRequest
-	(*GetMachineResponse)(nil),      // 12: bloomery.v1.GetMachineResponse
-	(*CreateMachineRequest)(nil),    // 13: bloomery.v1.CreateMachineRequest
-	(*CreateMachineResponse)(nil),   // 14: bloomery.v1.CreateMachineResponse
-	(*WatchMachinesRequest)(nil),    // 15: bloomery.v1.WatchMachinesRequest
-	(*WatchMachinesResponse)(nil),   // 16: bloomery.v1.WatchMachinesResponse
-	(*UpdateMachineRequest)(nil),    // 17: bloomery.v1.UpdateMachineRequest
-	(*UpdateMachineResponse)(nil),   // 18: bloomery.v1.UpdateMachineResponse
-	(*DeleteMachineRequest)(nil),    // 19: bloomery.v1.DeleteMachineRequest
-	(*DeleteMachineResponse)(nil),   // 20: bloomery.v1.DeleteMachineResponse
-	(*InventoryVersion)(nil),        // 21: bloomery.v1.InventoryVersion
-	(*ListInventoriesRequest)(nil),  // 22: bloomery.v1.ListInventoriesRequest
-	(*ListInventoriesResponse)(nil), // 23: bloomery.v1.ListInventoriesResponse
-	(*DiffInventoryRequest)(nil),    // 24: bloomery.v1.DiffInventoryRequest
-	(*InventoryChange)(nil),         // 25: bloomery.v1.InventoryChange
-	(*DiffInventoryResponse)(nil),   // 26: bloomery.v1.DiffInventoryResponse
-	(*View)(nil),                    // 27: bloomery.v1.View
-	(*SaveViewRequest)(nil),         // 28: bloomery.v1.SaveViewRequest
-	(*SaveViewResponse)(nil),        // 29: bloomery.v1.SaveViewResponse
-	(*ListViewsRequest)(nil),        // 30: bloomery.v1.ListViewsRequest
-	(*ListViewsResponse)(nil),       // 31: bloomery.v1.ListViewsResponse
-	(*DeleteViewRequest)(nil),       // 32: bloomery.v1.DeleteViewRequest
-	(*DeleteViewResponse)(nil),      // 33: bloomery.v1.DeleteViewResponse
-	(*InspectMachineRequest)(nil),   // 34: bloomery.v1.InspectMachineRequest
-	(*InspectMachineResponse)(nil),  // 35: bloomery.v1.InspectMachineResponse
-	(*InstallMachineRequest)(nil),   // 36: bloomery.v1.InstallMachineRequest
-	(*InstallMachineResponse)(nil),  // 37: bloomery.v1.InstallMachineResponse
-	(*PlanInstallRequest)(nil),      // 38: bloomery.v1.PlanInstallRequest
-	(*PlanInstallResponse)(nil),     // 39: bloomery.v1.PlanInstallResponse
-	(*ReleaseMachineRequest)(nil),   // 40: bloomery.v1.ReleaseMachineRequest
-	(*ReleaseMachineResponse)(nil),  // 41: bloomery.v1.ReleaseMachineResponse
-	(*PowerMachineRequest)(nil),     // 42: bloomery.v1.PowerMachineRequest
-	(*PowerMachineResponse)(nil),    // 43: bloomery.v1.PowerMachineResponse
-	(*LockMachineRequest)(nil),      // 44: bloomery.v1.LockMachineRequest
-	(*LockMachineResponse)(nil),     // 45: bloomery.v1.LockMachineResponse
-	(*UnlockMachineRequest)(nil),    // 46: bloomery.v1.UnlockMachineRequest
-	(*UnlockMachineResponse)(nil),   // 47: bloomery.v1.UnlockMachineResponse
-	nil,                             // 48: bloomery.v1.Machine.LabelsEntry
-	nil,                             // 49: bloomery.v1.MachineFilter.LabelsEntry
-	(*structpb.Struct)(nil),         // 50: google.protobuf.Struct
-	(*timestamppb.Timestamp)(nil),   // 51: google.protobuf.Timestamp
-	(*DiskRef)(nil),                 // 52: bloomery.v1.DiskRef
-	(*fieldmaskpb.FieldMask)(nil),   // 53: google.protobuf.FieldMask
-	(*Job)(nil),                     // 54: bloomery.v1.Job
-	(*InstallSpec)(nil),             // 55: bloomery.v1.InstallSpec
-	(*Step)(nil),                    // 56: bloomery.v1.Step
+	(MachineStatus)(0),                   // 0: bloomery.v1.MachineStatus
+	(PowerOperation)(0),                  // 1: bloomery.v1.PowerOperation
+	(InventoryChange_Kind)(0),            // 2: bloomery.v1.InventoryChange.Kind
+	(*Machine)(nil),                      // 3: bloomery.v1.Machine
+	(*BMC)(nil),                          // 4: bloomery.v1.BMC
+	(*SwitchPort)(nil),                   // 5: bloomery.v1.SwitchPort
+	(*Lock)(nil),                         // 6: bloomery.v1.Lock
+	(*FieldError)(nil),                   // 7: bloomery.v1.FieldError
+	(*MachineFilter)(nil),                // 8: bloomery.v1.MachineFilter
+	(*ListMachinesRequest)(nil),          // 9: bloomery.v1.ListMachinesRequest
+	(*ListMachinesResponse)(nil),         // 10: bloomery.v1.ListMachinesResponse
+	(*GetMachineRequest)(nil),            // 11: bloomery.v1.GetMachineRequest
+	(*GetMachineResponse)(nil),           // 12: bloomery.v1.GetMachineResponse
+	(*CreateMachineRequest)(nil),         // 13: bloomery.v1.CreateMachineRequest
+	(*CreateMachineResponse)(nil),        // 14: bloomery.v1.CreateMachineResponse
+	(*WatchMachinesRequest)(nil),         // 15: bloomery.v1.WatchMachinesRequest
+	(*WatchMachinesResponse)(nil),        // 16: bloomery.v1.WatchMachinesResponse
+	(*UpdateMachineRequest)(nil),         // 17: bloomery.v1.UpdateMachineRequest
+	(*UpdateMachineResponse)(nil),        // 18: bloomery.v1.UpdateMachineResponse
+	(*DeleteMachineRequest)(nil),         // 19: bloomery.v1.DeleteMachineRequest
+	(*DeleteMachineResponse)(nil),        // 20: bloomery.v1.DeleteMachineResponse
+	(*InventoryVersion)(nil),             // 21: bloomery.v1.InventoryVersion
+	(*ListWipeCertificatesRequest)(nil),  // 22: bloomery.v1.ListWipeCertificatesRequest
+	(*ListWipeCertificatesResponse)(nil), // 23: bloomery.v1.ListWipeCertificatesResponse
+	(*WipeCertificate)(nil),              // 24: bloomery.v1.WipeCertificate
+	(*ListInventoriesRequest)(nil),       // 25: bloomery.v1.ListInventoriesRequest
+	(*ListInventoriesResponse)(nil),      // 26: bloomery.v1.ListInventoriesResponse
+	(*DiffInventoryRequest)(nil),         // 27: bloomery.v1.DiffInventoryRequest
+	(*InventoryChange)(nil),              // 28: bloomery.v1.InventoryChange
+	(*DiffInventoryResponse)(nil),        // 29: bloomery.v1.DiffInventoryResponse
+	(*View)(nil),                         // 30: bloomery.v1.View
+	(*SaveViewRequest)(nil),              // 31: bloomery.v1.SaveViewRequest
+	(*SaveViewResponse)(nil),             // 32: bloomery.v1.SaveViewResponse
+	(*ListViewsRequest)(nil),             // 33: bloomery.v1.ListViewsRequest
+	(*ListViewsResponse)(nil),            // 34: bloomery.v1.ListViewsResponse
+	(*DeleteViewRequest)(nil),            // 35: bloomery.v1.DeleteViewRequest
+	(*DeleteViewResponse)(nil),           // 36: bloomery.v1.DeleteViewResponse
+	(*InspectMachineRequest)(nil),        // 37: bloomery.v1.InspectMachineRequest
+	(*InspectMachineResponse)(nil),       // 38: bloomery.v1.InspectMachineResponse
+	(*InstallMachineRequest)(nil),        // 39: bloomery.v1.InstallMachineRequest
+	(*InstallMachineResponse)(nil),       // 40: bloomery.v1.InstallMachineResponse
+	(*PlanInstallRequest)(nil),           // 41: bloomery.v1.PlanInstallRequest
+	(*PlanInstallResponse)(nil),          // 42: bloomery.v1.PlanInstallResponse
+	(*ReleaseMachineRequest)(nil),        // 43: bloomery.v1.ReleaseMachineRequest
+	(*ReleaseMachineResponse)(nil),       // 44: bloomery.v1.ReleaseMachineResponse
+	(*PowerMachineRequest)(nil),          // 45: bloomery.v1.PowerMachineRequest
+	(*PowerMachineResponse)(nil),         // 46: bloomery.v1.PowerMachineResponse
+	(*LockMachineRequest)(nil),           // 47: bloomery.v1.LockMachineRequest
+	(*LockMachineResponse)(nil),          // 48: bloomery.v1.LockMachineResponse
+	(*UnlockMachineRequest)(nil),         // 49: bloomery.v1.UnlockMachineRequest
+	(*UnlockMachineResponse)(nil),        // 50: bloomery.v1.UnlockMachineResponse
+	nil,                                  // 51: bloomery.v1.Machine.LabelsEntry
+	nil,                                  // 52: bloomery.v1.MachineFilter.LabelsEntry
+	(*structpb.Struct)(nil),              // 53: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil),        // 54: google.protobuf.Timestamp
+	(*DiskRef)(nil),                      // 55: bloomery.v1.DiskRef
+	(*fieldmaskpb.FieldMask)(nil),        // 56: google.protobuf.FieldMask
+	(*Job)(nil),                          // 57: bloomery.v1.Job
+	(*InstallSpec)(nil),                  // 58: bloomery.v1.InstallSpec
+	(*Step)(nil),                         // 59: bloomery.v1.Step
 }
 var file_bloomery_v1_machine_proto_depIdxs = []int32{
 	0,  // 0: bloomery.v1.Machine.status:type_name -> bloomery.v1.MachineStatus
 	4,  // 1: bloomery.v1.Machine.bmc:type_name -> bloomery.v1.BMC
 	5,  // 2: bloomery.v1.Machine.switch_port:type_name -> bloomery.v1.SwitchPort
-	48, // 3: bloomery.v1.Machine.labels:type_name -> bloomery.v1.Machine.LabelsEntry
+	51, // 3: bloomery.v1.Machine.labels:type_name -> bloomery.v1.Machine.LabelsEntry
 	6,  // 4: bloomery.v1.Machine.lock:type_name -> bloomery.v1.Lock
-	50, // 5: bloomery.v1.Machine.inventory:type_name -> google.protobuf.Struct
-	51, // 6: bloomery.v1.Machine.created_at:type_name -> google.protobuf.Timestamp
-	51, // 7: bloomery.v1.Machine.updated_at:type_name -> google.protobuf.Timestamp
-	52, // 8: bloomery.v1.Machine.customer_disks:type_name -> bloomery.v1.DiskRef
-	51, // 9: bloomery.v1.Lock.since:type_name -> google.protobuf.Timestamp
+	53, // 5: bloomery.v1.Machine.inventory:type_name -> google.protobuf.Struct
+	54, // 6: bloomery.v1.Machine.created_at:type_name -> google.protobuf.Timestamp
+	54, // 7: bloomery.v1.Machine.updated_at:type_name -> google.protobuf.Timestamp
+	55, // 8: bloomery.v1.Machine.customer_disks:type_name -> bloomery.v1.DiskRef
+	54, // 9: bloomery.v1.Lock.since:type_name -> google.protobuf.Timestamp
 	0,  // 10: bloomery.v1.MachineFilter.statuses:type_name -> bloomery.v1.MachineStatus
-	49, // 11: bloomery.v1.MachineFilter.labels:type_name -> bloomery.v1.MachineFilter.LabelsEntry
+	52, // 11: bloomery.v1.MachineFilter.labels:type_name -> bloomery.v1.MachineFilter.LabelsEntry
 	8,  // 12: bloomery.v1.ListMachinesRequest.filter:type_name -> bloomery.v1.MachineFilter
 	3,  // 13: bloomery.v1.ListMachinesResponse.machines:type_name -> bloomery.v1.Machine
 	3,  // 14: bloomery.v1.GetMachineResponse.machine:type_name -> bloomery.v1.Machine
@@ -3240,72 +3489,77 @@ var file_bloomery_v1_machine_proto_depIdxs = []int32{
 	8,  // 17: bloomery.v1.WatchMachinesRequest.filter:type_name -> bloomery.v1.MachineFilter
 	3,  // 18: bloomery.v1.WatchMachinesResponse.machine:type_name -> bloomery.v1.Machine
 	3,  // 19: bloomery.v1.UpdateMachineRequest.machine:type_name -> bloomery.v1.Machine
-	53, // 20: bloomery.v1.UpdateMachineRequest.update_mask:type_name -> google.protobuf.FieldMask
+	56, // 20: bloomery.v1.UpdateMachineRequest.update_mask:type_name -> google.protobuf.FieldMask
 	3,  // 21: bloomery.v1.UpdateMachineResponse.machine:type_name -> bloomery.v1.Machine
-	51, // 22: bloomery.v1.InventoryVersion.taken_at:type_name -> google.protobuf.Timestamp
-	51, // 23: bloomery.v1.InventoryVersion.seen_at:type_name -> google.protobuf.Timestamp
-	50, // 24: bloomery.v1.InventoryVersion.inventory:type_name -> google.protobuf.Struct
-	21, // 25: bloomery.v1.ListInventoriesResponse.versions:type_name -> bloomery.v1.InventoryVersion
-	51, // 26: bloomery.v1.DiffInventoryRequest.from:type_name -> google.protobuf.Timestamp
-	51, // 27: bloomery.v1.DiffInventoryRequest.to:type_name -> google.protobuf.Timestamp
-	2,  // 28: bloomery.v1.InventoryChange.kind:type_name -> bloomery.v1.InventoryChange.Kind
-	51, // 29: bloomery.v1.DiffInventoryResponse.from:type_name -> google.protobuf.Timestamp
-	51, // 30: bloomery.v1.DiffInventoryResponse.to:type_name -> google.protobuf.Timestamp
-	25, // 31: bloomery.v1.DiffInventoryResponse.changes:type_name -> bloomery.v1.InventoryChange
-	8,  // 32: bloomery.v1.View.filter:type_name -> bloomery.v1.MachineFilter
-	27, // 33: bloomery.v1.SaveViewRequest.view:type_name -> bloomery.v1.View
-	27, // 34: bloomery.v1.SaveViewResponse.view:type_name -> bloomery.v1.View
-	27, // 35: bloomery.v1.ListViewsResponse.views:type_name -> bloomery.v1.View
-	54, // 36: bloomery.v1.InspectMachineResponse.job:type_name -> bloomery.v1.Job
-	55, // 37: bloomery.v1.InstallMachineRequest.spec:type_name -> bloomery.v1.InstallSpec
-	54, // 38: bloomery.v1.InstallMachineResponse.job:type_name -> bloomery.v1.Job
-	55, // 39: bloomery.v1.PlanInstallRequest.spec:type_name -> bloomery.v1.InstallSpec
-	56, // 40: bloomery.v1.PlanInstallResponse.steps:type_name -> bloomery.v1.Step
-	54, // 41: bloomery.v1.ReleaseMachineResponse.job:type_name -> bloomery.v1.Job
-	1,  // 42: bloomery.v1.PowerMachineRequest.operation:type_name -> bloomery.v1.PowerOperation
-	3,  // 43: bloomery.v1.LockMachineResponse.machine:type_name -> bloomery.v1.Machine
-	3,  // 44: bloomery.v1.UnlockMachineResponse.machine:type_name -> bloomery.v1.Machine
-	9,  // 45: bloomery.v1.MachineService.ListMachines:input_type -> bloomery.v1.ListMachinesRequest
-	11, // 46: bloomery.v1.MachineService.GetMachine:input_type -> bloomery.v1.GetMachineRequest
-	15, // 47: bloomery.v1.MachineService.WatchMachines:input_type -> bloomery.v1.WatchMachinesRequest
-	13, // 48: bloomery.v1.MachineService.CreateMachine:input_type -> bloomery.v1.CreateMachineRequest
-	17, // 49: bloomery.v1.MachineService.UpdateMachine:input_type -> bloomery.v1.UpdateMachineRequest
-	19, // 50: bloomery.v1.MachineService.DeleteMachine:input_type -> bloomery.v1.DeleteMachineRequest
-	22, // 51: bloomery.v1.MachineService.ListInventories:input_type -> bloomery.v1.ListInventoriesRequest
-	24, // 52: bloomery.v1.MachineService.DiffInventory:input_type -> bloomery.v1.DiffInventoryRequest
-	34, // 53: bloomery.v1.MachineService.InspectMachine:input_type -> bloomery.v1.InspectMachineRequest
-	36, // 54: bloomery.v1.MachineService.InstallMachine:input_type -> bloomery.v1.InstallMachineRequest
-	38, // 55: bloomery.v1.MachineService.PlanInstall:input_type -> bloomery.v1.PlanInstallRequest
-	40, // 56: bloomery.v1.MachineService.ReleaseMachine:input_type -> bloomery.v1.ReleaseMachineRequest
-	42, // 57: bloomery.v1.MachineService.PowerMachine:input_type -> bloomery.v1.PowerMachineRequest
-	44, // 58: bloomery.v1.MachineService.LockMachine:input_type -> bloomery.v1.LockMachineRequest
-	46, // 59: bloomery.v1.MachineService.UnlockMachine:input_type -> bloomery.v1.UnlockMachineRequest
-	28, // 60: bloomery.v1.MachineService.SaveView:input_type -> bloomery.v1.SaveViewRequest
-	30, // 61: bloomery.v1.MachineService.ListViews:input_type -> bloomery.v1.ListViewsRequest
-	32, // 62: bloomery.v1.MachineService.DeleteView:input_type -> bloomery.v1.DeleteViewRequest
-	10, // 63: bloomery.v1.MachineService.ListMachines:output_type -> bloomery.v1.ListMachinesResponse
-	12, // 64: bloomery.v1.MachineService.GetMachine:output_type -> bloomery.v1.GetMachineResponse
-	16, // 65: bloomery.v1.MachineService.WatchMachines:output_type -> bloomery.v1.WatchMachinesResponse
-	14, // 66: bloomery.v1.MachineService.CreateMachine:output_type -> bloomery.v1.CreateMachineResponse
-	18, // 67: bloomery.v1.MachineService.UpdateMachine:output_type -> bloomery.v1.UpdateMachineResponse
-	20, // 68: bloomery.v1.MachineService.DeleteMachine:output_type -> bloomery.v1.DeleteMachineResponse
-	23, // 69: bloomery.v1.MachineService.ListInventories:output_type -> bloomery.v1.ListInventoriesResponse
-	26, // 70: bloomery.v1.MachineService.DiffInventory:output_type -> bloomery.v1.DiffInventoryResponse
-	35, // 71: bloomery.v1.MachineService.InspectMachine:output_type -> bloomery.v1.InspectMachineResponse
-	37, // 72: bloomery.v1.MachineService.InstallMachine:output_type -> bloomery.v1.InstallMachineResponse
-	39, // 73: bloomery.v1.MachineService.PlanInstall:output_type -> bloomery.v1.PlanInstallResponse
-	41, // 74: bloomery.v1.MachineService.ReleaseMachine:output_type -> bloomery.v1.ReleaseMachineResponse
-	43, // 75: bloomery.v1.MachineService.PowerMachine:output_type -> bloomery.v1.PowerMachineResponse
-	45, // 76: bloomery.v1.MachineService.LockMachine:output_type -> bloomery.v1.LockMachineResponse
-	47, // 77: bloomery.v1.MachineService.UnlockMachine:output_type -> bloomery.v1.UnlockMachineResponse
-	29, // 78: bloomery.v1.MachineService.SaveView:output_type -> bloomery.v1.SaveViewResponse
-	31, // 79: bloomery.v1.MachineService.ListViews:output_type -> bloomery.v1.ListViewsResponse
-	33, // 80: bloomery.v1.MachineService.DeleteView:output_type -> bloomery.v1.DeleteViewResponse
-	63, // [63:81] is the sub-list for method output_type
-	45, // [45:63] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	54, // 22: bloomery.v1.InventoryVersion.taken_at:type_name -> google.protobuf.Timestamp
+	54, // 23: bloomery.v1.InventoryVersion.seen_at:type_name -> google.protobuf.Timestamp
+	53, // 24: bloomery.v1.InventoryVersion.inventory:type_name -> google.protobuf.Struct
+	24, // 25: bloomery.v1.ListWipeCertificatesResponse.certificates:type_name -> bloomery.v1.WipeCertificate
+	55, // 26: bloomery.v1.WipeCertificate.disk:type_name -> bloomery.v1.DiskRef
+	54, // 27: bloomery.v1.WipeCertificate.ended_at:type_name -> google.protobuf.Timestamp
+	21, // 28: bloomery.v1.ListInventoriesResponse.versions:type_name -> bloomery.v1.InventoryVersion
+	54, // 29: bloomery.v1.DiffInventoryRequest.from:type_name -> google.protobuf.Timestamp
+	54, // 30: bloomery.v1.DiffInventoryRequest.to:type_name -> google.protobuf.Timestamp
+	2,  // 31: bloomery.v1.InventoryChange.kind:type_name -> bloomery.v1.InventoryChange.Kind
+	54, // 32: bloomery.v1.DiffInventoryResponse.from:type_name -> google.protobuf.Timestamp
+	54, // 33: bloomery.v1.DiffInventoryResponse.to:type_name -> google.protobuf.Timestamp
+	28, // 34: bloomery.v1.DiffInventoryResponse.changes:type_name -> bloomery.v1.InventoryChange
+	8,  // 35: bloomery.v1.View.filter:type_name -> bloomery.v1.MachineFilter
+	30, // 36: bloomery.v1.SaveViewRequest.view:type_name -> bloomery.v1.View
+	30, // 37: bloomery.v1.SaveViewResponse.view:type_name -> bloomery.v1.View
+	30, // 38: bloomery.v1.ListViewsResponse.views:type_name -> bloomery.v1.View
+	57, // 39: bloomery.v1.InspectMachineResponse.job:type_name -> bloomery.v1.Job
+	58, // 40: bloomery.v1.InstallMachineRequest.spec:type_name -> bloomery.v1.InstallSpec
+	57, // 41: bloomery.v1.InstallMachineResponse.job:type_name -> bloomery.v1.Job
+	58, // 42: bloomery.v1.PlanInstallRequest.spec:type_name -> bloomery.v1.InstallSpec
+	59, // 43: bloomery.v1.PlanInstallResponse.steps:type_name -> bloomery.v1.Step
+	57, // 44: bloomery.v1.ReleaseMachineResponse.job:type_name -> bloomery.v1.Job
+	1,  // 45: bloomery.v1.PowerMachineRequest.operation:type_name -> bloomery.v1.PowerOperation
+	3,  // 46: bloomery.v1.LockMachineResponse.machine:type_name -> bloomery.v1.Machine
+	3,  // 47: bloomery.v1.UnlockMachineResponse.machine:type_name -> bloomery.v1.Machine
+	9,  // 48: bloomery.v1.MachineService.ListMachines:input_type -> bloomery.v1.ListMachinesRequest
+	11, // 49: bloomery.v1.MachineService.GetMachine:input_type -> bloomery.v1.GetMachineRequest
+	15, // 50: bloomery.v1.MachineService.WatchMachines:input_type -> bloomery.v1.WatchMachinesRequest
+	13, // 51: bloomery.v1.MachineService.CreateMachine:input_type -> bloomery.v1.CreateMachineRequest
+	17, // 52: bloomery.v1.MachineService.UpdateMachine:input_type -> bloomery.v1.UpdateMachineRequest
+	19, // 53: bloomery.v1.MachineService.DeleteMachine:input_type -> bloomery.v1.DeleteMachineRequest
+	25, // 54: bloomery.v1.MachineService.ListInventories:input_type -> bloomery.v1.ListInventoriesRequest
+	27, // 55: bloomery.v1.MachineService.DiffInventory:input_type -> bloomery.v1.DiffInventoryRequest
+	37, // 56: bloomery.v1.MachineService.InspectMachine:input_type -> bloomery.v1.InspectMachineRequest
+	39, // 57: bloomery.v1.MachineService.InstallMachine:input_type -> bloomery.v1.InstallMachineRequest
+	41, // 58: bloomery.v1.MachineService.PlanInstall:input_type -> bloomery.v1.PlanInstallRequest
+	43, // 59: bloomery.v1.MachineService.ReleaseMachine:input_type -> bloomery.v1.ReleaseMachineRequest
+	22, // 60: bloomery.v1.MachineService.ListWipeCertificates:input_type -> bloomery.v1.ListWipeCertificatesRequest
+	45, // 61: bloomery.v1.MachineService.PowerMachine:input_type -> bloomery.v1.PowerMachineRequest
+	47, // 62: bloomery.v1.MachineService.LockMachine:input_type -> bloomery.v1.LockMachineRequest
+	49, // 63: bloomery.v1.MachineService.UnlockMachine:input_type -> bloomery.v1.UnlockMachineRequest
+	31, // 64: bloomery.v1.MachineService.SaveView:input_type -> bloomery.v1.SaveViewRequest
+	33, // 65: bloomery.v1.MachineService.ListViews:input_type -> bloomery.v1.ListViewsRequest
+	35, // 66: bloomery.v1.MachineService.DeleteView:input_type -> bloomery.v1.DeleteViewRequest
+	10, // 67: bloomery.v1.MachineService.ListMachines:output_type -> bloomery.v1.ListMachinesResponse
+	12, // 68: bloomery.v1.MachineService.GetMachine:output_type -> bloomery.v1.GetMachineResponse
+	16, // 69: bloomery.v1.MachineService.WatchMachines:output_type -> bloomery.v1.WatchMachinesResponse
+	14, // 70: bloomery.v1.MachineService.CreateMachine:output_type -> bloomery.v1.CreateMachineResponse
+	18, // 71: bloomery.v1.MachineService.UpdateMachine:output_type -> bloomery.v1.UpdateMachineResponse
+	20, // 72: bloomery.v1.MachineService.DeleteMachine:output_type -> bloomery.v1.DeleteMachineResponse
+	26, // 73: bloomery.v1.MachineService.ListInventories:output_type -> bloomery.v1.ListInventoriesResponse
+	29, // 74: bloomery.v1.MachineService.DiffInventory:output_type -> bloomery.v1.DiffInventoryResponse
+	38, // 75: bloomery.v1.MachineService.InspectMachine:output_type -> bloomery.v1.InspectMachineResponse
+	40, // 76: bloomery.v1.MachineService.InstallMachine:output_type -> bloomery.v1.InstallMachineResponse
+	42, // 77: bloomery.v1.MachineService.PlanInstall:output_type -> bloomery.v1.PlanInstallResponse
+	44, // 78: bloomery.v1.MachineService.ReleaseMachine:output_type -> bloomery.v1.ReleaseMachineResponse
+	23, // 79: bloomery.v1.MachineService.ListWipeCertificates:output_type -> bloomery.v1.ListWipeCertificatesResponse
+	46, // 80: bloomery.v1.MachineService.PowerMachine:output_type -> bloomery.v1.PowerMachineResponse
+	48, // 81: bloomery.v1.MachineService.LockMachine:output_type -> bloomery.v1.LockMachineResponse
+	50, // 82: bloomery.v1.MachineService.UnlockMachine:output_type -> bloomery.v1.UnlockMachineResponse
+	32, // 83: bloomery.v1.MachineService.SaveView:output_type -> bloomery.v1.SaveViewResponse
+	34, // 84: bloomery.v1.MachineService.ListViews:output_type -> bloomery.v1.ListViewsResponse
+	36, // 85: bloomery.v1.MachineService.DeleteView:output_type -> bloomery.v1.DeleteViewResponse
+	67, // [67:86] is the sub-list for method output_type
+	48, // [48:67] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_bloomery_v1_machine_proto_init() }
@@ -3325,7 +3579,7 @@ func file_bloomery_v1_machine_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bloomery_v1_machine_proto_rawDesc), len(file_bloomery_v1_machine_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   47,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

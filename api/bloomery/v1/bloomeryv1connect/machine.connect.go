@@ -70,6 +70,9 @@ const (
 	// MachineServiceReleaseMachineProcedure is the fully-qualified name of the MachineService's
 	// ReleaseMachine RPC.
 	MachineServiceReleaseMachineProcedure = "/bloomery.v1.MachineService/ReleaseMachine"
+	// MachineServiceListWipeCertificatesProcedure is the fully-qualified name of the MachineService's
+	// ListWipeCertificates RPC.
+	MachineServiceListWipeCertificatesProcedure = "/bloomery.v1.MachineService/ListWipeCertificates"
 	// MachineServicePowerMachineProcedure is the fully-qualified name of the MachineService's
 	// PowerMachine RPC.
 	MachineServicePowerMachineProcedure = "/bloomery.v1.MachineService/PowerMachine"
@@ -115,6 +118,8 @@ type MachineServiceClient interface {
 	PlanInstall(context.Context, *connect.Request[v1.PlanInstallRequest]) (*connect.Response[v1.PlanInstallResponse], error)
 	// ReleaseMachine takes a running machine back: port to provisioning, disks wiped, status available.
 	ReleaseMachine(context.Context, *connect.Request[v1.ReleaseMachineRequest]) (*connect.Response[v1.ReleaseMachineResponse], error)
+	// ListWipeCertificates returns the signed records of what was wiped in a machine, newest first.
+	ListWipeCertificates(context.Context, *connect.Request[v1.ListWipeCertificatesRequest]) (*connect.Response[v1.ListWipeCertificatesResponse], error)
 	// PowerMachine switches a machine's power through its BMC. FAILED_PRECONDITION while a job drives the machine.
 	PowerMachine(context.Context, *connect.Request[v1.PowerMachineRequest]) (*connect.Response[v1.PowerMachineResponse], error)
 	// LockMachine keeps every job away from a machine until the team that locked it unlocks it. PERMISSION_DENIED for a team that the
@@ -211,6 +216,12 @@ func NewMachineServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(machineServiceMethods.ByName("ReleaseMachine")),
 			connect.WithClientOptions(opts...),
 		),
+		listWipeCertificates: connect.NewClient[v1.ListWipeCertificatesRequest, v1.ListWipeCertificatesResponse](
+			httpClient,
+			baseURL+MachineServiceListWipeCertificatesProcedure,
+			connect.WithSchema(machineServiceMethods.ByName("ListWipeCertificates")),
+			connect.WithClientOptions(opts...),
+		),
 		powerMachine: connect.NewClient[v1.PowerMachineRequest, v1.PowerMachineResponse](
 			httpClient,
 			baseURL+MachineServicePowerMachineProcedure,
@@ -252,24 +263,25 @@ func NewMachineServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 
 // machineServiceClient implements MachineServiceClient.
 type machineServiceClient struct {
-	listMachines    *connect.Client[v1.ListMachinesRequest, v1.ListMachinesResponse]
-	getMachine      *connect.Client[v1.GetMachineRequest, v1.GetMachineResponse]
-	watchMachines   *connect.Client[v1.WatchMachinesRequest, v1.WatchMachinesResponse]
-	createMachine   *connect.Client[v1.CreateMachineRequest, v1.CreateMachineResponse]
-	updateMachine   *connect.Client[v1.UpdateMachineRequest, v1.UpdateMachineResponse]
-	deleteMachine   *connect.Client[v1.DeleteMachineRequest, v1.DeleteMachineResponse]
-	listInventories *connect.Client[v1.ListInventoriesRequest, v1.ListInventoriesResponse]
-	diffInventory   *connect.Client[v1.DiffInventoryRequest, v1.DiffInventoryResponse]
-	inspectMachine  *connect.Client[v1.InspectMachineRequest, v1.InspectMachineResponse]
-	installMachine  *connect.Client[v1.InstallMachineRequest, v1.InstallMachineResponse]
-	planInstall     *connect.Client[v1.PlanInstallRequest, v1.PlanInstallResponse]
-	releaseMachine  *connect.Client[v1.ReleaseMachineRequest, v1.ReleaseMachineResponse]
-	powerMachine    *connect.Client[v1.PowerMachineRequest, v1.PowerMachineResponse]
-	lockMachine     *connect.Client[v1.LockMachineRequest, v1.LockMachineResponse]
-	unlockMachine   *connect.Client[v1.UnlockMachineRequest, v1.UnlockMachineResponse]
-	saveView        *connect.Client[v1.SaveViewRequest, v1.SaveViewResponse]
-	listViews       *connect.Client[v1.ListViewsRequest, v1.ListViewsResponse]
-	deleteView      *connect.Client[v1.DeleteViewRequest, v1.DeleteViewResponse]
+	listMachines         *connect.Client[v1.ListMachinesRequest, v1.ListMachinesResponse]
+	getMachine           *connect.Client[v1.GetMachineRequest, v1.GetMachineResponse]
+	watchMachines        *connect.Client[v1.WatchMachinesRequest, v1.WatchMachinesResponse]
+	createMachine        *connect.Client[v1.CreateMachineRequest, v1.CreateMachineResponse]
+	updateMachine        *connect.Client[v1.UpdateMachineRequest, v1.UpdateMachineResponse]
+	deleteMachine        *connect.Client[v1.DeleteMachineRequest, v1.DeleteMachineResponse]
+	listInventories      *connect.Client[v1.ListInventoriesRequest, v1.ListInventoriesResponse]
+	diffInventory        *connect.Client[v1.DiffInventoryRequest, v1.DiffInventoryResponse]
+	inspectMachine       *connect.Client[v1.InspectMachineRequest, v1.InspectMachineResponse]
+	installMachine       *connect.Client[v1.InstallMachineRequest, v1.InstallMachineResponse]
+	planInstall          *connect.Client[v1.PlanInstallRequest, v1.PlanInstallResponse]
+	releaseMachine       *connect.Client[v1.ReleaseMachineRequest, v1.ReleaseMachineResponse]
+	listWipeCertificates *connect.Client[v1.ListWipeCertificatesRequest, v1.ListWipeCertificatesResponse]
+	powerMachine         *connect.Client[v1.PowerMachineRequest, v1.PowerMachineResponse]
+	lockMachine          *connect.Client[v1.LockMachineRequest, v1.LockMachineResponse]
+	unlockMachine        *connect.Client[v1.UnlockMachineRequest, v1.UnlockMachineResponse]
+	saveView             *connect.Client[v1.SaveViewRequest, v1.SaveViewResponse]
+	listViews            *connect.Client[v1.ListViewsRequest, v1.ListViewsResponse]
+	deleteView           *connect.Client[v1.DeleteViewRequest, v1.DeleteViewResponse]
 }
 
 // ListMachines calls bloomery.v1.MachineService.ListMachines.
@@ -332,6 +344,11 @@ func (c *machineServiceClient) ReleaseMachine(ctx context.Context, req *connect.
 	return c.releaseMachine.CallUnary(ctx, req)
 }
 
+// ListWipeCertificates calls bloomery.v1.MachineService.ListWipeCertificates.
+func (c *machineServiceClient) ListWipeCertificates(ctx context.Context, req *connect.Request[v1.ListWipeCertificatesRequest]) (*connect.Response[v1.ListWipeCertificatesResponse], error) {
+	return c.listWipeCertificates.CallUnary(ctx, req)
+}
+
 // PowerMachine calls bloomery.v1.MachineService.PowerMachine.
 func (c *machineServiceClient) PowerMachine(ctx context.Context, req *connect.Request[v1.PowerMachineRequest]) (*connect.Response[v1.PowerMachineResponse], error) {
 	return c.powerMachine.CallUnary(ctx, req)
@@ -388,6 +405,8 @@ type MachineServiceHandler interface {
 	PlanInstall(context.Context, *connect.Request[v1.PlanInstallRequest]) (*connect.Response[v1.PlanInstallResponse], error)
 	// ReleaseMachine takes a running machine back: port to provisioning, disks wiped, status available.
 	ReleaseMachine(context.Context, *connect.Request[v1.ReleaseMachineRequest]) (*connect.Response[v1.ReleaseMachineResponse], error)
+	// ListWipeCertificates returns the signed records of what was wiped in a machine, newest first.
+	ListWipeCertificates(context.Context, *connect.Request[v1.ListWipeCertificatesRequest]) (*connect.Response[v1.ListWipeCertificatesResponse], error)
 	// PowerMachine switches a machine's power through its BMC. FAILED_PRECONDITION while a job drives the machine.
 	PowerMachine(context.Context, *connect.Request[v1.PowerMachineRequest]) (*connect.Response[v1.PowerMachineResponse], error)
 	// LockMachine keeps every job away from a machine until the team that locked it unlocks it. PERMISSION_DENIED for a team that the
@@ -480,6 +499,12 @@ func NewMachineServiceHandler(svc MachineServiceHandler, opts ...connect.Handler
 		connect.WithSchema(machineServiceMethods.ByName("ReleaseMachine")),
 		connect.WithHandlerOptions(opts...),
 	)
+	machineServiceListWipeCertificatesHandler := connect.NewUnaryHandler(
+		MachineServiceListWipeCertificatesProcedure,
+		svc.ListWipeCertificates,
+		connect.WithSchema(machineServiceMethods.ByName("ListWipeCertificates")),
+		connect.WithHandlerOptions(opts...),
+	)
 	machineServicePowerMachineHandler := connect.NewUnaryHandler(
 		MachineServicePowerMachineProcedure,
 		svc.PowerMachine,
@@ -542,6 +567,8 @@ func NewMachineServiceHandler(svc MachineServiceHandler, opts ...connect.Handler
 			machineServicePlanInstallHandler.ServeHTTP(w, r)
 		case MachineServiceReleaseMachineProcedure:
 			machineServiceReleaseMachineHandler.ServeHTTP(w, r)
+		case MachineServiceListWipeCertificatesProcedure:
+			machineServiceListWipeCertificatesHandler.ServeHTTP(w, r)
 		case MachineServicePowerMachineProcedure:
 			machineServicePowerMachineHandler.ServeHTTP(w, r)
 		case MachineServiceLockMachineProcedure:
@@ -609,6 +636,10 @@ func (UnimplementedMachineServiceHandler) PlanInstall(context.Context, *connect.
 
 func (UnimplementedMachineServiceHandler) ReleaseMachine(context.Context, *connect.Request[v1.ReleaseMachineRequest]) (*connect.Response[v1.ReleaseMachineResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.MachineService.ReleaseMachine is not implemented"))
+}
+
+func (UnimplementedMachineServiceHandler) ListWipeCertificates(context.Context, *connect.Request[v1.ListWipeCertificatesRequest]) (*connect.Response[v1.ListWipeCertificatesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.MachineService.ListWipeCertificates is not implemented"))
 }
 
 func (UnimplementedMachineServiceHandler) PowerMachine(context.Context, *connect.Request[v1.PowerMachineRequest]) (*connect.Response[v1.PowerMachineResponse], error) {
