@@ -83,6 +83,7 @@ func writePercent(p images.Progress) float64 {
 type imageStep interface {
 	GetImage() string
 	GetManifestSha256() string
+	GetImageKeys() []string
 }
 
 func (s *stepRun) manifest(ctx context.Context, source images.Source, spec imageStep) (*images.Manifest, error) {
@@ -93,7 +94,11 @@ func (s *stepRun) manifest(ctx context.Context, source images.Source, spec image
 	if err != nil {
 		return nil, failed(reasonImageFetch, err)
 	}
-	manifest, err := images.VerifyManifest(data, signature, s.agent.options.Config.ImageKey)
+	keys, err := s.imageKeys(spec)
+	if err != nil {
+		return nil, failed(reasonImageSignature, err)
+	}
+	manifest, err := images.VerifyManifest(data, signature, keys...)
 	if errors.Is(err, images.ErrSignature) {
 		return nil, failed(reasonImageSignature, fmt.Errorf("image %s: %w", spec.GetImage(), err))
 	}
@@ -104,6 +109,28 @@ func (s *stepRun) manifest(ctx context.Context, source images.Source, spec image
 		return nil, failed(reasonImageManifest, fmt.Errorf("image %s: its manifest has SHA-256 %s, the job was made for %s", spec.GetImage(), manifest.SHA256(), spec.GetManifestSha256()))
 	}
 	return manifest, nil
+}
+
+// maxImageKeys bounds the keys that come with a step.
+const maxImageKeys = 64
+
+// imageKeys are the keys that the image of a step may be signed by: those that came with it, which the rack trusts now, or the one that this agent
+// was built with when a coordinator sends none.
+func (s *stepRun) imageKeys(spec imageStep) ([]images.PublicKey, error) {
+	sent := spec.GetImageKeys()
+	if len(sent) == 0 {
+		return []images.PublicKey{s.agent.options.Config.ImageKey}, nil
+	}
+	if len(sent) > maxImageKeys {
+		return nil, fmt.Errorf("image %s: the step brings %d keys, more than %d", spec.GetImage(), len(sent), maxImageKeys)
+	}
+	keys := make([]images.PublicKey, len(sent))
+	for i, text := range sent {
+		if err := keys[i].UnmarshalText([]byte(text)); err != nil {
+			return nil, fmt.Errorf("image %s: key %d of the step: %w", spec.GetImage(), i, err)
+		}
+	}
+	return keys, nil
 }
 
 // writeError sorts what can go wrong by whose fault it is: the image's, the network's or the disk's.

@@ -38,6 +38,9 @@ func TestWriteImage(t *testing.T) {
 		{"resumed", public, &pb.WriteImageStep{Image: "debian-12", ManifestSha256: digest}, 1, 8 << 20, ""},
 		{"other key", other, &pb.WriteImageStep{Image: "debian-12", ManifestSha256: digest}, 0, 8 << 20, "IMAGE_SIGNATURE"},
 		{"other manifest", public, &pb.WriteImageStep{Image: "debian-12", ManifestSha256: strings.Repeat("0", 64)}, 0, 8 << 20, "IMAGE_MANIFEST_CHANGED"},
+		{"key of the step", other, &pb.WriteImageStep{Image: "debian-12", ManifestSha256: digest, ImageKeys: []string{other.String(), public.String()}}, 0, 8 << 20, ""},
+		{"own key is not the rack's any more", public, &pb.WriteImageStep{Image: "debian-12", ManifestSha256: digest, ImageKeys: []string{other.String()}}, 0, 8 << 20, "IMAGE_SIGNATURE"},
+		{"key that is none", public, &pb.WriteImageStep{Image: "debian-12", ManifestSha256: digest, ImageKeys: []string{"RWQ"}}, 0, 8 << 20, "IMAGE_SIGNATURE"},
 		{"no image", public, &pb.WriteImageStep{Image: "debian-13", ManifestSha256: digest}, 0, 8 << 20, "IMAGE_NOT_FOUND"},
 		{"small disk", public, &pb.WriteImageStep{Image: "debian-12", ManifestSha256: digest}, 0, 1 << 20, "DISK_TOO_SMALL"},
 	} {

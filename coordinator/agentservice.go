@@ -148,6 +148,9 @@ func (c *Coordinator) giveStep(ctx context.Context, who caller, bootID string) (
 			}
 		}
 		response.JobId, response.Step = j.GetId(), s
+		if err := ch.giveImageKeys(response); err != nil {
+			return err
+		}
 		if needsTarget(s) {
 			p, err := ch.JobTarget(j.GetId())
 			if err != nil {

@@ -14,6 +14,7 @@ import (
 	bloomeryv1 "bloomery/api/bloomery/v1"
 	"bloomery/api/bloomery/v1/bloomeryv1connect"
 	"bloomery/coordinator/store"
+	"bloomery/images"
 )
 
 // auditedCall is a call that changes something, and what its audit must say.
@@ -36,6 +37,8 @@ func TestEveryChangeIsAudited(t *testing.T) {
 	receiver := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	t.Cleanup(receiver.Close)
 	csr, _ := newCSR(t)
+	public, _, err := images.GenerateKey()
+	must(t, err)
 	var job string
 	var manifest, signature []byte
 
@@ -80,6 +83,8 @@ func TestEveryChangeIsAudited(t *testing.T) {
 			_, err := stream.CloseAndReceive()
 			return err
 		}, "image huge", "-", "manifest_sha256"},
+		{bloomeryv1connect.ImageServiceAddImageKeyProcedure, of(ctx, pictures.AddImageKey, &bloomeryv1.AddImageKeyRequest{PublicKey: public.String()}), "image key ", "-", "public_key"},
+		{bloomeryv1connect.ImageServiceRevokeImageKeyProcedure, of(ctx, pictures.RevokeImageKey, &bloomeryv1.RevokeImageKeyRequest{Id: images.KeyID(public)}), "image key ", "", "revoked_at"},
 
 		{bloomeryv1connect.WebhookServiceAddWebhookProcedure, of(ctx, hooks.AddWebhook, &bloomeryv1.AddWebhookRequest{Webhook: &bloomeryv1.Webhook{Name: "w", Url: receiver.URL}}), "webhook w", "-", "url"},
 		{bloomeryv1connect.WebhookServiceTestWebhookProcedure, of(ctx, hooks.TestWebhook, &bloomeryv1.TestWebhookRequest{Name: "w"}), "", "", ""},

@@ -119,3 +119,17 @@ func (ch *change) RemoveCatalogueImage(name string) error {
 	}
 	return ch.Tx.RemoveCatalogueImage(name)
 }
+
+// AddImageKey makes the rack trust what a key has signed.
+func (ch *change) AddImageKey(k *bloomeryv1.ImageKey) error {
+	ch.topics["images"], ch.topics["image keys"] = true, true
+	ch.changed("image key "+k.GetId(), nil, k)
+	return ch.Tx.AddImageKey(k)
+}
+
+// RevokeImageKey stores the revocation of a key; before is the key without it.
+func (ch *change) RevokeImageKey(before, k *bloomeryv1.ImageKey) error {
+	ch.topics["images"], ch.topics["image keys"] = true, true
+	ch.changed("image key "+k.GetId(), before, k)
+	return ch.Tx.RevokeImageKey(k)
+}

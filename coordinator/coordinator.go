@@ -64,6 +64,8 @@ type Coordinator struct {
 	backingUp sync.Mutex
 	// imageChanges is held where the image store and the rack's catalogue of images are changed together.
 	imageChanges sync.Mutex
+	// imageKeys is held while the image store is made to go by the database's keys.
+	imageKeys sync.Mutex
 }
 
 // New makes a coordinator; Handler, Drive and the others make it do something.

@@ -3,6 +3,9 @@ package coordinator
 import (
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
+	bloomeryv1 "bloomery/api/bloomery/v1"
 	"bloomery/coordinator/store"
 	"bloomery/images"
 )
@@ -20,12 +23,15 @@ type imagePlan struct {
 	forget []string
 	// verify are images that are here and of which that is not on record, or was found out long ago.
 	verify []store.CatalogueImage
+	// label are images that were added before it was on record by which key they are signed; now it is known.
+	label []*bloomeryv1.Image
 	// fetch are images that are not here, or are here as another version.
 	fetch []store.CatalogueImage
 }
 
-// planImages compares the catalogue, what is on record of this coordinator's copies, and what is here. It touches nothing.
-func planImages(catalogue []store.CatalogueImage, copies []store.ImageCopy, here []*images.Entry, now time.Time) imagePlan {
+// planImages compares the catalogue, what is on record of this coordinator's copies, and what is here and can be used. What a revoked key has signed
+// is neither fetched nor verified: it stays where it is until somebody removes it. planImages touches nothing.
+func planImages(catalogue []store.CatalogueImage, copies []store.ImageCopy, here []*images.Entry, revoked map[string]bool, now time.Time) imagePlan {
 	var plan imagePlan
 	known := map[string]bool{}
 	local := map[string]*images.Entry{}
@@ -41,10 +47,19 @@ func planImages(catalogue []store.CatalogueImage, copies []store.ImageCopy, here
 		known[name] = true
 		entry, isHere := local[name]
 		at, onRecord := verified[name]
+		if isHere && image.GetKeyId() == "" && len(entry.Signature) > 0 && entry.Manifest.SHA256().String() == image.GetManifestSha256() {
+			labelled := proto.CloneOf(image.Image)
+			labelled.KeyId = images.SignedBy(entry.Signature)
+			plan.label = append(plan.label, labelled)
+		}
 		switch {
 		case !image.Removed.IsZero():
 			if isHere {
 				plan.remove = append(plan.remove, name)
+			}
+		case revoked[image.GetKeyId()]:
+			if onRecord {
+				plan.forget = append(plan.forget, name)
 			}
 		case !isHere || entry.Manifest.SHA256().String() != image.GetManifestSha256():
 			if onRecord {

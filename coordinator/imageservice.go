@@ -20,7 +20,7 @@ func imageMessage(e *images.Entry) *bloomeryv1.Image {
 	m := e.Manifest
 	return &bloomeryv1.Image{
 		Name: m.Name, SizeBytes: m.Size, DataBytes: m.DataLength(), Frames: int32(len(m.Frames)),
-		Os: m.OS.PrettyName, ManifestSha256: m.SHA256().String(), CreatedAt: timestamppb.New(m.Created),
+		Os: m.OS.PrettyName, ManifestSha256: m.SHA256().String(), CreatedAt: timestamppb.New(m.Created), KeyId: images.SignedBy(e.Signature),
 	}
 }
 
@@ -38,6 +38,8 @@ func imageError(err error) error {
 		return connect.NewError(connect.CodeAborted, err)
 	case errors.Is(err, images.ErrNoSpace):
 		return connect.NewError(connect.CodeResourceExhausted, err)
+	case errors.Is(err, images.ErrRevoked):
+		return invalid("signature", keyRevoked, "%v", err)
 	case errors.Is(err, images.ErrSignature):
 		return invalid("signature", "SIGNATURE_WRONG", "%v", err)
 	case errors.Is(err, images.ErrCorrupt):
@@ -53,11 +55,18 @@ type imageView struct {
 	catalogue []store.CatalogueImage
 	copies    []store.ImageCopy
 	nodes     []string
+	// revoked are ids of keys.
+	revoked map[string]bool
 }
 
 func (c *Coordinator) imageView(ctx context.Context) (imageView, error) {
 	var v imageView
-	err := c.Store.View(ctx, func(r *store.Reader) (err error) {
+	revoked, err := c.loadImageKeys(ctx)
+	if err != nil {
+		return v, err
+	}
+	v.revoked = revoked
+	err = c.Store.View(ctx, func(r *store.Reader) (err error) {
 		if v.catalogue, err = r.CatalogueImages(); err != nil {
 			return err
 		}
@@ -72,9 +81,12 @@ func (c *Coordinator) imageView(ctx context.Context) (imageView, error) {
 	return v, err
 }
 
-// message is an image of the catalogue with the names of those that hold it and of those that do not.
+// message is an image of the catalogue with the names of those that hold it and of those that do not; neither when its key was revoked.
 func (v imageView) message(image store.CatalogueImage) *bloomeryv1.Image {
 	m := proto.CloneOf(image.Image)
+	if m.KeyRevoked = v.revoked[m.GetKeyId()]; m.KeyRevoked {
+		return m // no copy of it is of any use
+	}
 	for _, copy := range v.copies {
 		if copy.Name == m.GetName() {
 			m.Copies = append(m.Copies, copy.Node)
@@ -117,6 +129,9 @@ func (c *Coordinator) soundImage(ctx context.Context, name string) error {
 	image, err := v.find(name)
 	if err != nil {
 		return nil
+	}
+	if err := v.refuseRevoked("spec.image", image); err != nil {
+		return err
 	}
 	e, err := c.Images.Verify(ctx, name)
 	spoilt := errors.Is(err, images.ErrCorrupt) || errors.Is(err, images.ErrSignature)
@@ -167,6 +182,9 @@ func (c *Coordinator) GetImage(ctx context.Context, r *connect.Request[bloomeryv
 		return nil, err
 	}
 	m := v.message(image)
+	if err := v.refuseRevoked("name", image); err != nil {
+		return nil, err
+	}
 	e, err := c.Images.Get(m.GetName())
 	if errors.Is(err, images.ErrNotFound) || err == nil && e.Manifest.SHA256().String() != m.GetManifestSha256() {
 		return nil, c.notHereYet(m)
@@ -189,6 +207,9 @@ func (c *Coordinator) AddImage(ctx context.Context, stream *connect.ClientStream
 	manifest, err := images.DecodeManifest(header.GetManifest())
 	if err != nil {
 		return nil, invalid("header.manifest", "MANIFEST_INVALID", "%v", err)
+	}
+	if _, err := c.loadImageKeys(ctx); err != nil {
+		return nil, err
 	}
 	var known bool
 	err = c.Store.View(ctx, func(r *store.Reader) (err error) {
@@ -259,6 +280,13 @@ func mayAddImage(r *store.Reader, name, manifestSHA256, node string) (known bool
 	}
 	if err != nil {
 		return false, err
+	}
+	keys, err := r.ImageKeys()
+	if err != nil {
+		return false, err
+	}
+	if revokedKeys(keys)[image.GetKeyId()] {
+		return true, nil // whatever copies there are, none is of use
 	}
 	copies, err := r.ImageCopies("")
 	if err != nil {

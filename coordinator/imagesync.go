@@ -32,6 +32,7 @@ const (
 	noSpace      = "DISK_FULL"
 	copyCorrupt  = "IMAGE_CORRUPT"
 	copyFetching = "FETCH_FAILED"
+	keyRevoked   = "KEY_REVOKED"
 )
 
 // imageSync keeps this coordinator's store like the rack's catalogue.
@@ -139,11 +140,15 @@ func (s *imageSync) rests(name string) bool { return time.Now().Before(s.failed[
 // settle makes the plan and does what needs no reading of data. No image is added or removed meanwhile.
 func (s *imageSync) settle(ctx context.Context) (imagePlan, error) {
 	c := s.c
+	revoked, err := c.loadImageKeys(ctx)
+	if err != nil {
+		return imagePlan{}, err
+	}
 	c.imageChanges.Lock()
 	defer c.imageChanges.Unlock()
 	var catalogue []store.CatalogueImage
 	var copies []store.ImageCopy
-	err := c.Store.View(ctx, func(r *store.Reader) (err error) {
+	err = c.Store.View(ctx, func(r *store.Reader) (err error) {
 		if catalogue, err = r.CatalogueImages(); err != nil {
 			return err
 		}
@@ -155,17 +160,23 @@ func (s *imageSync) settle(ctx context.Context) (imagePlan, error) {
 	}
 	here, err := c.Images.List()
 	if err != nil {
-		// Those that are unsound are not in the list, so they are fetched.
-		c.Logger.Error("an image in the store is unsound", "error", err)
+		// Those that are unsound are not in the list, so they are fetched, but for those whose key was revoked.
+		c.Logger.Error("an image in the store cannot be used", "error", err)
 	}
-	plan := planImages(catalogue, copies, here, c.config.Now())
+	plan := planImages(catalogue, copies, here, revoked, c.config.Now())
+	for _, image := range catalogue {
+		// What cannot be used is not in the list, and has to go as well.
+		if name := image.GetName(); !image.Removed.IsZero() && !slices.Contains(plan.remove, name) && c.Images.Has(name) {
+			plan.remove = append(plan.remove, name)
+		}
+	}
 	for _, name := range plan.remove {
 		if err := c.Images.Remove(name); err != nil && !errors.Is(err, images.ErrNotFound) {
 			return plan, err
 		}
 		c.Logger.Info("removed an image that the rack no longer has", "image", name)
 	}
-	if len(plan.adopt)+len(plan.forget) == 0 {
+	if len(plan.adopt)+len(plan.forget)+len(plan.label) == 0 {
 		return plan, nil
 	}
 	return plan, c.update(ctx, func(ch *change) error {
@@ -179,6 +190,11 @@ func (s *imageSync) settle(ctx context.Context) (imagePlan, error) {
 				return err
 			}
 			ch.topics["images"] = true
+		}
+		for _, image := range plan.label {
+			if err := ch.LabelCatalogueImage(image); err != nil {
+				return err
+			}
 		}
 		for _, name := range plan.forget {
 			if err := ch.DropImageCopy(name, c.config.Node); err != nil {
@@ -363,6 +379,8 @@ func copyReason(err error) string {
 	switch {
 	case errors.Is(err, images.ErrNoSpace):
 		return noSpace
+	case errors.Is(err, images.ErrRevoked):
+		return keyRevoked
 	case errors.Is(err, images.ErrCorrupt), errors.Is(err, images.ErrSignature):
 		return copyCorrupt
 	}

@@ -418,6 +418,11 @@ func TestPlanImages(t *testing.T) {
 		}
 		return image
 	}
+	by := func(key string) store.CatalogueImage {
+		image := known("a", "1", false)
+		image.KeyId = key
+		return image
+	}
 	copied := func(ago time.Duration) []store.ImageCopy {
 		return []store.ImageCopy{{Name: "a", ManifestSHA256: sha("a", "1"), Node: "c1", Verified: now.Add(-ago)}}
 	}
@@ -434,13 +439,16 @@ func TestPlanImages(t *testing.T) {
 		"not here":                  {[]store.CatalogueImage{known("a", "1", false)}, nil, nil, "fetch"},
 		"on record but not here":    {[]store.CatalogueImage{known("a", "1", false)}, copied(0), nil, "forget fetch"},
 		"another version here":      {[]store.CatalogueImage{known("a", "1", false)}, nil, []*images.Entry{entry("a", "0")}, "fetch"},
+		"by a revoked key":          {[]store.CatalogueImage{by("OLD")}, copied(0), nil, "forget"},
+		"by a revoked key, settled": {[]store.CatalogueImage{by("OLD")}, nil, nil, ""},
+		"signed anew, elsewhere":    {[]store.CatalogueImage{by("NEW")}, nil, nil, "fetch"},
 		"removed":                   {[]store.CatalogueImage{known("a", "1", true)}, nil, []*images.Entry{entry("a", "1")}, "remove"},
 		"removed, another version":  {[]store.CatalogueImage{known("a", "1", true)}, nil, []*images.Entry{entry("a", "0")}, "remove"},
 		"removed and gone":          {[]store.CatalogueImage{known("a", "1", true)}, nil, nil, ""},
 		"not known to the rack yet": {nil, nil, []*images.Entry{entry("a", "1")}, "adopt"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			plan, got := planImages(tc.catalogue, tc.copies, tc.here, now), []string{}
+			plan, got := planImages(tc.catalogue, tc.copies, tc.here, map[string]bool{"OLD": true}, now), []string{}
 			for _, part := range []struct {
 				name string
 				n    int

@@ -31,6 +31,9 @@ func (c *Coordinator) VerifyImage(ctx context.Context, r *connect.Request[bloome
 	if err != nil {
 		return nil, err
 	}
+	if err := v.refuseRevoked("name", image); err != nil {
+		return nil, err
+	}
 	verdicts := c.verifyCopies(ctx, image, v.message(image).GetCopies())
 	response := &bloomeryv1.VerifyImageResponse{Image: v.message(image)}
 	for _, found := range verdicts {
@@ -101,6 +104,9 @@ func (c *Coordinator) VerifyImageCopy(ctx context.Context, r *connect.Request[bl
 	}
 	image, err := v.find(r.Msg.GetName())
 	if err != nil {
+		return nil, err
+	}
+	if err := v.refuseRevoked("name", image); err != nil {
 		return nil, err
 	}
 	spoilt, err := c.verifyCopy(ctx, image)

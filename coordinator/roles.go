@@ -107,6 +107,9 @@ func permissions() []permission {
 		{bloomeryv1connect.ImageServiceAddImageProcedure, operator, operating | admin, changes},
 		{bloomeryv1connect.ImageServiceGetImageUploadProcedure, operator, operating | admin, 0},
 		{bloomeryv1connect.ImageServiceRemoveImageProcedure, operator, operating | admin, changes},
+		{bloomeryv1connect.ImageServiceListImageKeysProcedure, operator, everyone, 0},
+		{bloomeryv1connect.ImageServiceAddImageKeyProcedure, operator, admin, changes | byCertificate},
+		{bloomeryv1connect.ImageServiceRevokeImageKeyProcedure, operator, admin, changes | byCertificate},
 
 		{bloomeryv1connect.WebhookServiceListWebhooksProcedure, operator, everyone, 0},
 		{bloomeryv1connect.WebhookServiceListDeadLettersProcedure, operator, everyone, 0},

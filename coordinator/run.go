@@ -165,6 +165,7 @@ func (c *Coordinator) serve(ctx context.Context) error {
 	part("coordinators", func() error { return c.keepRoster(ctx) })
 	part("hints", func() error { return c.follow(ctx) })
 	part("certificates", func() error { return keeper.run(ctx) })
+	part("keys of images", func() error { return c.keepImageKeys(ctx) })
 	part("images", func() error { return c.syncImages(ctx) })
 	part("jobs", func() error { return c.Drive(ctx) })
 	part("webhooks", func() error { return c.DeliverWebhooks(ctx) })

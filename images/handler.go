@@ -11,7 +11,7 @@ import (
 )
 
 // Handler serves GET and HEAD of /images/{name}/manifest.json, /images/{name}/manifest.json.minisig and /images/{name}/data,
-// with byte ranges (RFC 9110, section 14). Who may ask is the caller's to decide.
+// with byte ranges (RFC 9110, section 14), of images that a trusted key has signed. Who may ask is the caller's to decide.
 func Handler(store *Store, logger *slog.Logger) http.Handler {
 	h := &handler{store: store, logger: logger}
 	mux := http.NewServeMux()
@@ -27,7 +27,7 @@ type handler struct {
 }
 
 func (h *handler) serveManifest(w http.ResponseWriter, r *http.Request) {
-	manifest, _, err := h.store.readFiles(r.PathValue("name"))
+	manifest, _, err := h.store.servable(r.PathValue("name"))
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -38,7 +38,7 @@ func (h *handler) serveManifest(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *handler) serveSignature(w http.ResponseWriter, r *http.Request) {
-	manifest, signature, err := h.store.readFiles(r.PathValue("name"))
+	manifest, signature, err := h.store.servable(r.PathValue("name"))
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -56,7 +56,7 @@ func (h *handler) serveData(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer data.Close() // read only
-	manifest, _, err := h.store.readFiles(name)
+	manifest, _, err := h.store.servable(name)
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -77,6 +77,8 @@ func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	switch {
 	case errors.Is(err, ErrNotFound), errors.As(err, &field):
 		http.Error(w, "no such image", http.StatusNotFound)
+	case errors.Is(err, ErrRevoked):
+		http.Error(w, err.Error(), http.StatusForbidden)
 	default:
 		h.logger.ErrorContext(r.Context(), "serving image", "image", r.PathValue("name"), "error", err)
 		http.Error(w, "the image cannot be read", http.StatusInternalServerError)

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -44,7 +45,7 @@ const (
 type Store struct {
 	dir  string
 	root *os.Root
-	keys []PublicKey
+	keys atomic.Pointer[storeKeys]
 
 	mu sync.Mutex
 	// uploads are those under way, by their manifests.
@@ -69,7 +70,8 @@ func OpenStore(dir string, keys ...PublicKey) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening image store: %w", err)
 	}
-	s := &Store{dir: dir, root: root, keys: slices.Clone(keys), uploads: map[Digest]*Upload{}}
+	s := &Store{dir: dir, root: root, uploads: map[Digest]*Upload{}}
+	s.SetKeys(keys, nil)
 	if _, err := s.Sweep(time.Now()); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening image store: %w", err), root.Close())
 	}
@@ -115,7 +117,7 @@ func (s *Store) Get(name string) (*Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := VerifyManifest(manifest, signature, s.keys...)
+	m, err := s.manifest(manifest, signature)
 	if err != nil {
 		return nil, fmt.Errorf("reading image %s: %w", name, err)
 	}

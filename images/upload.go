@@ -57,7 +57,7 @@ func (s *Store) BeginReplacing(ctx context.Context, name string, manifest, signa
 }
 
 func (s *Store) begin(ctx context.Context, name string, manifest, signature []byte, replace bool) (*Upload, error) {
-	m, err := VerifyManifest(manifest, signature, s.keys...)
+	m, err := s.manifest(manifest, signature)
 	if err != nil {
 		return nil, fmt.Errorf("storing image %.64s: %w", name, err)
 	}

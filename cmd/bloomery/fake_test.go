@@ -37,9 +37,10 @@ type fakeCoordinator struct {
 	// removed says that c2 was taken out of the rack.
 	removed bool
 
-	mu       sync.Mutex
-	machines map[string]*bloomeryv1.Machine
-	images   map[string]*bloomeryv1.Image
+	mu        sync.Mutex
+	machines  map[string]*bloomeryv1.Machine
+	images    map[string]*bloomeryv1.Image
+	imageKeys []*bloomeryv1.ImageKey
 	// manifests of the images, by name.
 	manifests map[string][]byte
 	// received is what an upload that broke has brought, by the manifest's digest.

@@ -14,7 +14,7 @@ import (
 
 func newImageCommand(set *settings) *cobra.Command {
 	return group("image", "Convert, sign, store and verify OS images", newImageAdd(set), newImageConvert(set), newImageSign(set),
-		newImageList(set, nil), newImageShow(set), newImageVerify(set), newImageRemove(set))
+		newImageList(set, nil), newImageShow(set), newImageVerify(set), newImageRemove(set), newImageKeyCommand(set))
 }
 
 func newImageList(set *settings, in *fleetFlags) *cobra.Command {
@@ -55,6 +55,9 @@ func imageColumns() []column[*bloomeryv1.Image] {
 
 // copiesText says on how many of the rack's coordinators an image is.
 func copiesText(image *bloomeryv1.Image) string {
+	if image.GetKeyRevoked() {
+		return "key revoked"
+	}
 	return fmt.Sprintf("%d/%d", len(image.GetCopies()), len(image.GetCopies())+len(image.GetMissing()))
 }
 
@@ -65,6 +68,7 @@ func (s *settings) printImage(w io.Writer, image *bloomeryv1.Image) error {
 		row(w, "Disk", bytesText(image.GetSizeBytes()))
 		row(w, "Data", fmt.Sprintf("%s in %d frames", bytesText(image.GetDataBytes()), image.GetFrames()))
 		row(w, "Manifest", "sha256 "+image.GetManifestSha256())
+		row(w, "Key", image.GetKeyId())
 		row(w, "Copies", copiesText(image)+" "+strings.Join(image.GetCopies(), " "))
 	})
 }

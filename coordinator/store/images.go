@@ -65,9 +65,9 @@ func (t *Tx) SaveCatalogueImage(image *bloomeryv1.Image, origin string) error {
 	if err != nil {
 		return fmt.Errorf("encode image %s: %w", image.GetName(), err)
 	}
-	return t.exec(`INSERT INTO images (name, manifest_sha256, origin, added, removed, body) VALUES (?, ?, ?, ?, 0, ?)
-ON CONFLICT (name) DO UPDATE SET manifest_sha256 = excluded.manifest_sha256, origin = excluded.origin, added = excluded.added, removed = 0, body = excluded.body`,
-		image.GetName(), image.GetManifestSha256(), origin, nanos(t.now), body)
+	return t.exec(`INSERT INTO images (name, manifest_sha256, origin, added, removed, key_id, body) VALUES (?, ?, ?, ?, 0, ?, ?)
+ON CONFLICT (name) DO UPDATE SET manifest_sha256 = excluded.manifest_sha256, origin = excluded.origin, added = excluded.added, removed = 0, key_id = excluded.key_id, body = excluded.body`,
+		image.GetName(), image.GetManifestSha256(), origin, nanos(t.now), image.GetKeyId(), body)
 }
 
 // RemoveCatalogueImage notes that the rack no longer has an image.
@@ -107,10 +107,10 @@ func (t *Tx) DropImageCopies(node string) error {
 	return t.exec("DELETE FROM image_copies WHERE ? = '' OR node = ?", node, node)
 }
 
-// ImagesMissing counts the rack's images that a coordinator has no copy of.
+// ImagesMissing counts the rack's images that a coordinator has no copy of. Those that a revoked key has signed are not copied.
 func (r *Reader) ImagesMissing(node string) (int, error) {
 	var n int
-	err := r.q.QueryRowContext(r.ctx, `SELECT COUNT(*) FROM images i WHERE i.removed = 0 AND NOT EXISTS
+	err := r.q.QueryRowContext(r.ctx, `SELECT COUNT(*) FROM images i WHERE i.removed = 0 AND i.key_id NOT IN (SELECT id FROM image_keys WHERE revoked <> 0) AND NOT EXISTS
 (SELECT 1 FROM image_copies c WHERE c.name = i.name AND c.manifest_sha256 = i.manifest_sha256 AND c.node = ?)`, node).Scan(&n)
 	if err != nil {
 		return 0, fmt.Errorf("count the images that %s has no copy of: %w", node, err)

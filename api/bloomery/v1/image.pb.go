@@ -38,7 +38,11 @@ type Image struct {
 	// Names of the coordinators that hold a verified copy.
 	Copies []string `protobuf:"bytes,8,rep,name=copies,proto3" json:"copies,omitempty"`
 	// Names of the rack's other coordinators, which are still to get one.
-	Missing       []string `protobuf:"bytes,9,rep,name=missing,proto3" json:"missing,omitempty"`
+	Missing []string `protobuf:"bytes,9,rep,name=missing,proto3" json:"missing,omitempty"`
+	// Id of the key that has signed it, as ImageKey.id; empty when not known yet.
+	KeyId string `protobuf:"bytes,10,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// That key was revoked: the image can be removed, or signed by another key and added again.
+	KeyRevoked    bool `protobuf:"varint,11,opt,name=key_revoked,json=keyRevoked,proto3" json:"key_revoked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -136,6 +140,108 @@ func (x *Image) GetMissing() []string {
 	return nil
 }
 
+func (x *Image) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *Image) GetKeyRevoked() bool {
+	if x != nil {
+		return x.KeyRevoked
+	}
+	return false
+}
+
+// ImageKey is a minisign public key that images are, or were, trusted by.
+type ImageKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// minisign's key id: 16 hexadecimal digits, upper case.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The key in base64, as in the second line of a minisign public key file.
+	PublicKey string                 `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	AddedAt   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=added_at,json=addedAt,proto3" json:"added_at,omitempty"`
+	AddedBy   string                 `protobuf:"bytes,4,opt,name=added_by,json=addedBy,proto3" json:"added_by,omitempty"`
+	// Unset while the key is trusted.
+	RevokedAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"`
+	RevokedBy     string                 `protobuf:"bytes,6,opt,name=revoked_by,json=revokedBy,proto3" json:"revoked_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageKey) Reset() {
+	*x = ImageKey{}
+	mi := &file_bloomery_v1_image_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageKey) ProtoMessage() {}
+
+func (x *ImageKey) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_image_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageKey.ProtoReflect.Descriptor instead.
+func (*ImageKey) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ImageKey) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ImageKey) GetPublicKey() string {
+	if x != nil {
+		return x.PublicKey
+	}
+	return ""
+}
+
+func (x *ImageKey) GetAddedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AddedAt
+	}
+	return nil
+}
+
+func (x *ImageKey) GetAddedBy() string {
+	if x != nil {
+		return x.AddedBy
+	}
+	return ""
+}
+
+func (x *ImageKey) GetRevokedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RevokedAt
+	}
+	return nil
+}
+
+func (x *ImageKey) GetRevokedBy() string {
+	if x != nil {
+		return x.RevokedBy
+	}
+	return ""
+}
+
 type ListImagesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -144,7 +250,7 @@ type ListImagesRequest struct {
 
 func (x *ListImagesRequest) Reset() {
 	*x = ListImagesRequest{}
-	mi := &file_bloomery_v1_image_proto_msgTypes[1]
+	mi := &file_bloomery_v1_image_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -156,7 +262,7 @@ func (x *ListImagesRequest) String() string {
 func (*ListImagesRequest) ProtoMessage() {}
 
 func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_image_proto_msgTypes[1]
+	mi := &file_bloomery_v1_image_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -169,7 +275,7 @@ func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesRequest.ProtoReflect.Descriptor instead.
 func (*ListImagesRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{1}
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{2}
 }
 
 type ListImagesResponse struct {
@@ -181,7 +287,7 @@ type ListImagesResponse struct {
 
 func (x *ListImagesResponse) Reset() {
 	*x = ListImagesResponse{}
-	mi := &file_bloomery_v1_image_proto_msgTypes[2]
+	mi := &file_bloomery_v1_image_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -193,7 +299,7 @@ func (x *ListImagesResponse) String() string {
 func (*ListImagesResponse) ProtoMessage() {}
 
 func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_image_proto_msgTypes[2]
+	mi := &file_bloomery_v1_image_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -206,7 +312,7 @@ func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesResponse.ProtoReflect.Descriptor instead.
 func (*ListImagesResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{2}
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ListImagesResponse) GetImages() []*Image {
@@ -225,7 +331,7 @@ type GetImageRequest struct {
 
 func (x *GetImageRequest) Reset() {
 	*x = GetImageRequest{}
-	mi := &file_bloomery_v1_image_proto_msgTypes[3]
+	mi := &file_bloomery_v1_image_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -237,7 +343,7 @@ func (x *GetImageRequest) String() string {
 func (*GetImageRequest) ProtoMessage() {}
 
 func (x *GetImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_image_proto_msgTypes[3]
+	mi := &file_bloomery_v1_image_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -250,7 +356,7 @@ func (x *GetImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetImageRequest.ProtoReflect.Descriptor instead.
 func (*GetImageRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{3}
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GetImageRequest) GetName() string {
@@ -271,7 +377,7 @@ type GetImageResponse struct {
 
 func (x *GetImageResponse) Reset() {
 	*x = GetImageResponse{}
-	mi := &file_bloomery_v1_image_proto_msgTypes[4]
+	mi := &file_bloomery_v1_image_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -283,7 +389,7 @@ func (x *GetImageResponse) String() string {
 func (*GetImageResponse) ProtoMessage() {}
 
 func (x *GetImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_image_proto_msgTypes[4]
+	mi := &file_bloomery_v1_image_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -296,7 +402,7 @@ func (x *GetImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetImageResponse.ProtoReflect.Descriptor instead.
 func (*GetImageResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{4}
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetImageResponse) GetImage() *Image {
@@ -326,7 +432,7 @@ type AddImageRequest struct {
 
 func (x *AddImageRequest) Reset() {
 	*x = AddImageRequest{}
-	mi := &file_bloomery_v1_image_proto_msgTypes[5]
+	mi := &file_bloomery_v1_image_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -338,7 +444,7 @@ func (x *AddImageRequest) String() string {
 func (*AddImageRequest) ProtoMessage() {}
 
 func (x *AddImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_image_proto_msgTypes[5]
+	mi := &file_bloomery_v1_image_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -351,7 +457,7 @@ func (x *AddImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddImageRequest.ProtoReflect.Descriptor instead.
 func (*AddImageRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{5}
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *AddImageRequest) GetPart() isAddImageRequest_Part {
@@ -409,7 +515,7 @@ type AddImageHeader struct {
 
 func (x *AddImageHeader) Reset() {
 	*x = AddImageHeader{}
-	mi := &file_bloomery_v1_image_proto_msgTypes[6]
+	mi := &file_bloomery_v1_image_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -421,7 +527,7 @@ func (x *AddImageHeader) String() string {
 func (*AddImageHeader) ProtoMessage() {}
 
 func (x *AddImageHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_image_proto_msgTypes[6]
+	mi := &file_bloomery_v1_image_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -434,7 +540,7 @@ func (x *AddImageHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddImageHeader.ProtoReflect.Descriptor instead.
 func (*AddImageHeader) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{6}
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *AddImageHeader) GetName() string {
@@ -474,7 +580,7 @@ type AddImageResponse struct {
 
 func (x *AddImageResponse) Reset() {
 	*x = AddImageResponse{}
-	mi := &file_bloomery_v1_image_proto_msgTypes[7]
+	mi := &file_bloomery_v1_image_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -486,7 +592,7 @@ func (x *AddImageResponse) String() string {
 func (*AddImageResponse) ProtoMessage() {}
 
 func (x *AddImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_image_proto_msgTypes[7]
+	mi := &file_bloomery_v1_image_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -499,7 +605,7 @@ func (x *AddImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddImageResponse.ProtoReflect.Descriptor instead.
 func (*AddImageResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{7}
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AddImageResponse) GetImage() *Image {
@@ -519,7 +625,7 @@ type GetImageUploadRequest struct {
 
 func (x *GetImageUploadRequest) Reset() {
 	*x = GetImageUploadRequest{}
-	mi := &file_bloomery_v1_image_proto_msgTypes[8]
+	mi := &file_bloomery_v1_image_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -531,7 +637,7 @@ func (x *GetImageUploadRequest) String() string {
 func (*GetImageUploadRequest) ProtoMessage() {}
 
 func (x *GetImageUploadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_image_proto_msgTypes[8]
+	mi := &file_bloomery_v1_image_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -544,7 +650,7 @@ func (x *GetImageUploadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetImageUploadRequest.ProtoReflect.Descriptor instead.
 func (*GetImageUploadRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{8}
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetImageUploadRequest) GetManifestSha256() string {
@@ -563,7 +669,7 @@ type GetImageUploadResponse struct {
 
 func (x *GetImageUploadResponse) Reset() {
 	*x = GetImageUploadResponse{}
-	mi := &file_bloomery_v1_image_proto_msgTypes[9]
+	mi := &file_bloomery_v1_image_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -575,7 +681,7 @@ func (x *GetImageUploadResponse) String() string {
 func (*GetImageUploadResponse) ProtoMessage() {}
 
 func (x *GetImageUploadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_image_proto_msgTypes[9]
+	mi := &file_bloomery_v1_image_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -588,7 +694,7 @@ func (x *GetImageUploadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetImageUploadResponse.ProtoReflect.Descriptor instead.
 func (*GetImageUploadResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{9}
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetImageUploadResponse) GetReceivedBytes() int64 {
@@ -607,7 +713,7 @@ type VerifyImageRequest struct {
 
 func (x *VerifyImageRequest) Reset() {
 	*x = VerifyImageRequest{}
-	mi := &file_bloomery_v1_image_proto_msgTypes[10]
+	mi := &file_bloomery_v1_image_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -619,7 +725,7 @@ func (x *VerifyImageRequest) String() string {
 func (*VerifyImageRequest) ProtoMessage() {}
 
 func (x *VerifyImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_image_proto_msgTypes[10]
+	mi := &file_bloomery_v1_image_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -632,7 +738,7 @@ func (x *VerifyImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyImageRequest.ProtoReflect.Descriptor instead.
 func (*VerifyImageRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{10}
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *VerifyImageRequest) GetName() string {
@@ -653,7 +759,7 @@ type VerifyImageResponse struct {
 
 func (x *VerifyImageResponse) Reset() {
 	*x = VerifyImageResponse{}
-	mi := &file_bloomery_v1_image_proto_msgTypes[11]
+	mi := &file_bloomery_v1_image_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -665,7 +771,7 @@ func (x *VerifyImageResponse) String() string {
 func (*VerifyImageResponse) ProtoMessage() {}
 
 func (x *VerifyImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_image_proto_msgTypes[11]
+	mi := &file_bloomery_v1_image_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -678,7 +784,7 @@ func (x *VerifyImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyImageResponse.ProtoReflect.Descriptor instead.
 func (*VerifyImageResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{11}
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *VerifyImageResponse) GetImage() *Image {
@@ -704,7 +810,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_bloomery_v1_image_proto_msgTypes[12]
+	mi := &file_bloomery_v1_image_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -716,7 +822,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_image_proto_msgTypes[12]
+	mi := &file_bloomery_v1_image_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -729,7 +835,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{12}
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RemoveImageRequest) GetName() string {
@@ -747,7 +853,7 @@ type RemoveImageResponse struct {
 
 func (x *RemoveImageResponse) Reset() {
 	*x = RemoveImageResponse{}
-	mi := &file_bloomery_v1_image_proto_msgTypes[13]
+	mi := &file_bloomery_v1_image_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +865,7 @@ func (x *RemoveImageResponse) String() string {
 func (*RemoveImageResponse) ProtoMessage() {}
 
 func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bloomery_v1_image_proto_msgTypes[13]
+	mi := &file_bloomery_v1_image_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,14 +878,271 @@ func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
-	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{13}
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{14}
+}
+
+type ListImageKeysRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListImageKeysRequest) Reset() {
+	*x = ListImageKeysRequest{}
+	mi := &file_bloomery_v1_image_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListImageKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListImageKeysRequest) ProtoMessage() {}
+
+func (x *ListImageKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_image_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListImageKeysRequest.ProtoReflect.Descriptor instead.
+func (*ListImageKeysRequest) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{15}
+}
+
+type ListImageKeysResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Keys          []*ImageKey            `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListImageKeysResponse) Reset() {
+	*x = ListImageKeysResponse{}
+	mi := &file_bloomery_v1_image_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListImageKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListImageKeysResponse) ProtoMessage() {}
+
+func (x *ListImageKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_image_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListImageKeysResponse.ProtoReflect.Descriptor instead.
+func (*ListImageKeysResponse) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListImageKeysResponse) GetKeys() []*ImageKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+type AddImageKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A minisign public key file, or its second line.
+	PublicKey     string `protobuf:"bytes,1,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddImageKeyRequest) Reset() {
+	*x = AddImageKeyRequest{}
+	mi := &file_bloomery_v1_image_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddImageKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddImageKeyRequest) ProtoMessage() {}
+
+func (x *AddImageKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_image_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddImageKeyRequest.ProtoReflect.Descriptor instead.
+func (*AddImageKeyRequest) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *AddImageKeyRequest) GetPublicKey() string {
+	if x != nil {
+		return x.PublicKey
+	}
+	return ""
+}
+
+type AddImageKeyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *ImageKey              `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddImageKeyResponse) Reset() {
+	*x = AddImageKeyResponse{}
+	mi := &file_bloomery_v1_image_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddImageKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddImageKeyResponse) ProtoMessage() {}
+
+func (x *AddImageKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_image_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddImageKeyResponse.ProtoReflect.Descriptor instead.
+func (*AddImageKeyResponse) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *AddImageKeyResponse) GetKey() *ImageKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+type RevokeImageKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeImageKeyRequest) Reset() {
+	*x = RevokeImageKeyRequest{}
+	mi := &file_bloomery_v1_image_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeImageKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeImageKeyRequest) ProtoMessage() {}
+
+func (x *RevokeImageKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_image_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeImageKeyRequest.ProtoReflect.Descriptor instead.
+func (*RevokeImageKeyRequest) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RevokeImageKeyRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type RevokeImageKeyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *ImageKey              `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeImageKeyResponse) Reset() {
+	*x = RevokeImageKeyResponse{}
+	mi := &file_bloomery_v1_image_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeImageKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeImageKeyResponse) ProtoMessage() {}
+
+func (x *RevokeImageKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bloomery_v1_image_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeImageKeyResponse.ProtoReflect.Descriptor instead.
+func (*RevokeImageKeyResponse) Descriptor() ([]byte, []int) {
+	return file_bloomery_v1_image_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RevokeImageKeyResponse) GetKey() *ImageKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
 }
 
 var File_bloomery_v1_image_proto protoreflect.FileDescriptor
 
 const file_bloomery_v1_image_proto_rawDesc = "" +
 	"\n" +
-	"\x17bloomery/v1/image.proto\x12\vbloomery.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x97\x02\n" +
+	"\x17bloomery/v1/image.proto\x12\vbloomery.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcf\x02\n" +
 	"\x05Image\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -792,7 +1155,21 @@ const file_bloomery_v1_image_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x16\n" +
 	"\x06copies\x18\b \x03(\tR\x06copies\x12\x18\n" +
-	"\amissing\x18\t \x03(\tR\amissing\"\x13\n" +
+	"\amissing\x18\t \x03(\tR\amissing\x12\x15\n" +
+	"\x06key_id\x18\n" +
+	" \x01(\tR\x05keyId\x12\x1f\n" +
+	"\vkey_revoked\x18\v \x01(\bR\n" +
+	"keyRevoked\"\xe5\x01\n" +
+	"\bImageKey\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x02 \x01(\tR\tpublicKey\x125\n" +
+	"\badded_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aaddedAt\x12\x19\n" +
+	"\badded_by\x18\x04 \x01(\tR\aaddedBy\x129\n" +
+	"\n" +
+	"revoked_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\trevokedAt\x12\x1d\n" +
+	"\n" +
+	"revoked_by\x18\x06 \x01(\tR\trevokedBy\"\x13\n" +
 	"\x11ListImagesRequest\"@\n" +
 	"\x12ListImagesResponse\x12*\n" +
 	"\x06images\x18\x01 \x03(\v2\x12.bloomery.v1.ImageR\x06images\"%\n" +
@@ -823,7 +1200,19 @@ const file_bloomery_v1_image_proto_rawDesc = "" +
 	"\bverified\x18\x02 \x03(\tR\bverified\"(\n" +
 	"\x12RemoveImageRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x15\n" +
-	"\x13RemoveImageResponse2\xf0\x03\n" +
+	"\x13RemoveImageResponse\"\x16\n" +
+	"\x14ListImageKeysRequest\"B\n" +
+	"\x15ListImageKeysResponse\x12)\n" +
+	"\x04keys\x18\x01 \x03(\v2\x15.bloomery.v1.ImageKeyR\x04keys\"3\n" +
+	"\x12AddImageKeyRequest\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x01 \x01(\tR\tpublicKey\">\n" +
+	"\x13AddImageKeyResponse\x12'\n" +
+	"\x03key\x18\x01 \x01(\v2\x15.bloomery.v1.ImageKeyR\x03key\"'\n" +
+	"\x15RevokeImageKeyRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"A\n" +
+	"\x16RevokeImageKeyResponse\x12'\n" +
+	"\x03key\x18\x01 \x01(\v2\x15.bloomery.v1.ImageKeyR\x03key2\xf5\x05\n" +
 	"\fImageService\x12M\n" +
 	"\n" +
 	"ListImages\x12\x1e.bloomery.v1.ListImagesRequest\x1a\x1f.bloomery.v1.ListImagesResponse\x12G\n" +
@@ -831,7 +1220,10 @@ const file_bloomery_v1_image_proto_rawDesc = "" +
 	"\bAddImage\x12\x1c.bloomery.v1.AddImageRequest\x1a\x1d.bloomery.v1.AddImageResponse(\x01\x12Y\n" +
 	"\x0eGetImageUpload\x12\".bloomery.v1.GetImageUploadRequest\x1a#.bloomery.v1.GetImageUploadResponse\x12P\n" +
 	"\vVerifyImage\x12\x1f.bloomery.v1.VerifyImageRequest\x1a .bloomery.v1.VerifyImageResponse\x12P\n" +
-	"\vRemoveImage\x12\x1f.bloomery.v1.RemoveImageRequest\x1a .bloomery.v1.RemoveImageResponseB%Z#bloomery/api/bloomery/v1;bloomeryv1b\x06proto3"
+	"\vRemoveImage\x12\x1f.bloomery.v1.RemoveImageRequest\x1a .bloomery.v1.RemoveImageResponse\x12V\n" +
+	"\rListImageKeys\x12!.bloomery.v1.ListImageKeysRequest\x1a\".bloomery.v1.ListImageKeysResponse\x12P\n" +
+	"\vAddImageKey\x12\x1f.bloomery.v1.AddImageKeyRequest\x1a .bloomery.v1.AddImageKeyResponse\x12Y\n" +
+	"\x0eRevokeImageKey\x12\".bloomery.v1.RevokeImageKeyRequest\x1a#.bloomery.v1.RevokeImageKeyResponseB%Z#bloomery/api/bloomery/v1;bloomeryv1b\x06proto3"
 
 var (
 	file_bloomery_v1_image_proto_rawDescOnce sync.Once
@@ -845,48 +1237,66 @@ func file_bloomery_v1_image_proto_rawDescGZIP() []byte {
 	return file_bloomery_v1_image_proto_rawDescData
 }
 
-var file_bloomery_v1_image_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_bloomery_v1_image_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_bloomery_v1_image_proto_goTypes = []any{
 	(*Image)(nil),                  // 0: bloomery.v1.Image
-	(*ListImagesRequest)(nil),      // 1: bloomery.v1.ListImagesRequest
-	(*ListImagesResponse)(nil),     // 2: bloomery.v1.ListImagesResponse
-	(*GetImageRequest)(nil),        // 3: bloomery.v1.GetImageRequest
-	(*GetImageResponse)(nil),       // 4: bloomery.v1.GetImageResponse
-	(*AddImageRequest)(nil),        // 5: bloomery.v1.AddImageRequest
-	(*AddImageHeader)(nil),         // 6: bloomery.v1.AddImageHeader
-	(*AddImageResponse)(nil),       // 7: bloomery.v1.AddImageResponse
-	(*GetImageUploadRequest)(nil),  // 8: bloomery.v1.GetImageUploadRequest
-	(*GetImageUploadResponse)(nil), // 9: bloomery.v1.GetImageUploadResponse
-	(*VerifyImageRequest)(nil),     // 10: bloomery.v1.VerifyImageRequest
-	(*VerifyImageResponse)(nil),    // 11: bloomery.v1.VerifyImageResponse
-	(*RemoveImageRequest)(nil),     // 12: bloomery.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),    // 13: bloomery.v1.RemoveImageResponse
-	(*timestamppb.Timestamp)(nil),  // 14: google.protobuf.Timestamp
+	(*ImageKey)(nil),               // 1: bloomery.v1.ImageKey
+	(*ListImagesRequest)(nil),      // 2: bloomery.v1.ListImagesRequest
+	(*ListImagesResponse)(nil),     // 3: bloomery.v1.ListImagesResponse
+	(*GetImageRequest)(nil),        // 4: bloomery.v1.GetImageRequest
+	(*GetImageResponse)(nil),       // 5: bloomery.v1.GetImageResponse
+	(*AddImageRequest)(nil),        // 6: bloomery.v1.AddImageRequest
+	(*AddImageHeader)(nil),         // 7: bloomery.v1.AddImageHeader
+	(*AddImageResponse)(nil),       // 8: bloomery.v1.AddImageResponse
+	(*GetImageUploadRequest)(nil),  // 9: bloomery.v1.GetImageUploadRequest
+	(*GetImageUploadResponse)(nil), // 10: bloomery.v1.GetImageUploadResponse
+	(*VerifyImageRequest)(nil),     // 11: bloomery.v1.VerifyImageRequest
+	(*VerifyImageResponse)(nil),    // 12: bloomery.v1.VerifyImageResponse
+	(*RemoveImageRequest)(nil),     // 13: bloomery.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),    // 14: bloomery.v1.RemoveImageResponse
+	(*ListImageKeysRequest)(nil),   // 15: bloomery.v1.ListImageKeysRequest
+	(*ListImageKeysResponse)(nil),  // 16: bloomery.v1.ListImageKeysResponse
+	(*AddImageKeyRequest)(nil),     // 17: bloomery.v1.AddImageKeyRequest
+	(*AddImageKeyResponse)(nil),    // 18: bloomery.v1.AddImageKeyResponse
+	(*RevokeImageKeyRequest)(nil),  // 19: bloomery.v1.RevokeImageKeyRequest
+	(*RevokeImageKeyResponse)(nil), // 20: bloomery.v1.RevokeImageKeyResponse
+	(*timestamppb.Timestamp)(nil),  // 21: google.protobuf.Timestamp
 }
 var file_bloomery_v1_image_proto_depIdxs = []int32{
-	14, // 0: bloomery.v1.Image.created_at:type_name -> google.protobuf.Timestamp
-	0,  // 1: bloomery.v1.ListImagesResponse.images:type_name -> bloomery.v1.Image
-	0,  // 2: bloomery.v1.GetImageResponse.image:type_name -> bloomery.v1.Image
-	6,  // 3: bloomery.v1.AddImageRequest.header:type_name -> bloomery.v1.AddImageHeader
-	0,  // 4: bloomery.v1.AddImageResponse.image:type_name -> bloomery.v1.Image
-	0,  // 5: bloomery.v1.VerifyImageResponse.image:type_name -> bloomery.v1.Image
-	1,  // 6: bloomery.v1.ImageService.ListImages:input_type -> bloomery.v1.ListImagesRequest
-	3,  // 7: bloomery.v1.ImageService.GetImage:input_type -> bloomery.v1.GetImageRequest
-	5,  // 8: bloomery.v1.ImageService.AddImage:input_type -> bloomery.v1.AddImageRequest
-	8,  // 9: bloomery.v1.ImageService.GetImageUpload:input_type -> bloomery.v1.GetImageUploadRequest
-	10, // 10: bloomery.v1.ImageService.VerifyImage:input_type -> bloomery.v1.VerifyImageRequest
-	12, // 11: bloomery.v1.ImageService.RemoveImage:input_type -> bloomery.v1.RemoveImageRequest
-	2,  // 12: bloomery.v1.ImageService.ListImages:output_type -> bloomery.v1.ListImagesResponse
-	4,  // 13: bloomery.v1.ImageService.GetImage:output_type -> bloomery.v1.GetImageResponse
-	7,  // 14: bloomery.v1.ImageService.AddImage:output_type -> bloomery.v1.AddImageResponse
-	9,  // 15: bloomery.v1.ImageService.GetImageUpload:output_type -> bloomery.v1.GetImageUploadResponse
-	11, // 16: bloomery.v1.ImageService.VerifyImage:output_type -> bloomery.v1.VerifyImageResponse
-	13, // 17: bloomery.v1.ImageService.RemoveImage:output_type -> bloomery.v1.RemoveImageResponse
-	12, // [12:18] is the sub-list for method output_type
-	6,  // [6:12] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	21, // 0: bloomery.v1.Image.created_at:type_name -> google.protobuf.Timestamp
+	21, // 1: bloomery.v1.ImageKey.added_at:type_name -> google.protobuf.Timestamp
+	21, // 2: bloomery.v1.ImageKey.revoked_at:type_name -> google.protobuf.Timestamp
+	0,  // 3: bloomery.v1.ListImagesResponse.images:type_name -> bloomery.v1.Image
+	0,  // 4: bloomery.v1.GetImageResponse.image:type_name -> bloomery.v1.Image
+	7,  // 5: bloomery.v1.AddImageRequest.header:type_name -> bloomery.v1.AddImageHeader
+	0,  // 6: bloomery.v1.AddImageResponse.image:type_name -> bloomery.v1.Image
+	0,  // 7: bloomery.v1.VerifyImageResponse.image:type_name -> bloomery.v1.Image
+	1,  // 8: bloomery.v1.ListImageKeysResponse.keys:type_name -> bloomery.v1.ImageKey
+	1,  // 9: bloomery.v1.AddImageKeyResponse.key:type_name -> bloomery.v1.ImageKey
+	1,  // 10: bloomery.v1.RevokeImageKeyResponse.key:type_name -> bloomery.v1.ImageKey
+	2,  // 11: bloomery.v1.ImageService.ListImages:input_type -> bloomery.v1.ListImagesRequest
+	4,  // 12: bloomery.v1.ImageService.GetImage:input_type -> bloomery.v1.GetImageRequest
+	6,  // 13: bloomery.v1.ImageService.AddImage:input_type -> bloomery.v1.AddImageRequest
+	9,  // 14: bloomery.v1.ImageService.GetImageUpload:input_type -> bloomery.v1.GetImageUploadRequest
+	11, // 15: bloomery.v1.ImageService.VerifyImage:input_type -> bloomery.v1.VerifyImageRequest
+	13, // 16: bloomery.v1.ImageService.RemoveImage:input_type -> bloomery.v1.RemoveImageRequest
+	15, // 17: bloomery.v1.ImageService.ListImageKeys:input_type -> bloomery.v1.ListImageKeysRequest
+	17, // 18: bloomery.v1.ImageService.AddImageKey:input_type -> bloomery.v1.AddImageKeyRequest
+	19, // 19: bloomery.v1.ImageService.RevokeImageKey:input_type -> bloomery.v1.RevokeImageKeyRequest
+	3,  // 20: bloomery.v1.ImageService.ListImages:output_type -> bloomery.v1.ListImagesResponse
+	5,  // 21: bloomery.v1.ImageService.GetImage:output_type -> bloomery.v1.GetImageResponse
+	8,  // 22: bloomery.v1.ImageService.AddImage:output_type -> bloomery.v1.AddImageResponse
+	10, // 23: bloomery.v1.ImageService.GetImageUpload:output_type -> bloomery.v1.GetImageUploadResponse
+	12, // 24: bloomery.v1.ImageService.VerifyImage:output_type -> bloomery.v1.VerifyImageResponse
+	14, // 25: bloomery.v1.ImageService.RemoveImage:output_type -> bloomery.v1.RemoveImageResponse
+	16, // 26: bloomery.v1.ImageService.ListImageKeys:output_type -> bloomery.v1.ListImageKeysResponse
+	18, // 27: bloomery.v1.ImageService.AddImageKey:output_type -> bloomery.v1.AddImageKeyResponse
+	20, // 28: bloomery.v1.ImageService.RevokeImageKey:output_type -> bloomery.v1.RevokeImageKeyResponse
+	20, // [20:29] is the sub-list for method output_type
+	11, // [11:20] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_bloomery_v1_image_proto_init() }
@@ -894,7 +1304,7 @@ func file_bloomery_v1_image_proto_init() {
 	if File_bloomery_v1_image_proto != nil {
 		return
 	}
-	file_bloomery_v1_image_proto_msgTypes[5].OneofWrappers = []any{
+	file_bloomery_v1_image_proto_msgTypes[6].OneofWrappers = []any{
 		(*AddImageRequest_Header)(nil),
 		(*AddImageRequest_Data)(nil),
 	}
@@ -904,7 +1314,7 @@ func file_bloomery_v1_image_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bloomery_v1_image_proto_rawDesc), len(file_bloomery_v1_image_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

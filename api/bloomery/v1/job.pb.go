@@ -1298,8 +1298,11 @@ type WriteImageStep struct {
 	Image string                 `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"`
 	// SHA-256 of the manifest that was checked when the job was created, hex.
 	ManifestSha256 string `protobuf:"bytes,3,opt,name=manifest_sha256,json=manifestSha256,proto3" json:"manifest_sha256,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Keys that the image may be signed by, as ImageKey.public_key: those that the rack trusts when the step is handed out. An agent that gets none
+	// goes by the key in its configuration.
+	ImageKeys     []string `protobuf:"bytes,4,rep,name=image_keys,json=imageKeys,proto3" json:"image_keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WriteImageStep) Reset() {
@@ -1351,6 +1354,13 @@ func (x *WriteImageStep) GetManifestSha256() string {
 		return x.ManifestSha256
 	}
 	return ""
+}
+
+func (x *WriteImageStep) GetImageKeys() []string {
+	if x != nil {
+		return x.ImageKeys
+	}
+	return nil
 }
 
 // GrowRootStep grows the image's last partition and its filesystem to the end of the disk.
@@ -1642,8 +1652,11 @@ type UnpackImageStep struct {
 	Image string                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
 	// SHA-256 of the manifest that was checked when the job was created, hex.
 	ManifestSha256 string `protobuf:"bytes,2,opt,name=manifest_sha256,json=manifestSha256,proto3" json:"manifest_sha256,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Keys that the image may be signed by, as ImageKey.public_key: those that the rack trusts when the step is handed out. An agent that gets none
+	// goes by the key in its configuration.
+	ImageKeys     []string `protobuf:"bytes,3,rep,name=image_keys,json=imageKeys,proto3" json:"image_keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UnpackImageStep) Reset() {
@@ -1688,6 +1701,13 @@ func (x *UnpackImageStep) GetManifestSha256() string {
 		return x.ManifestSha256
 	}
 	return ""
+}
+
+func (x *UnpackImageStep) GetImageKeys() []string {
+	if x != nil {
+		return x.ImageKeys
+	}
+	return nil
 }
 
 // ConfigureSystemStep makes the unpacked system start from the filesystems of the job's plan: fstab, crypttab, mdadm.conf, its initial RAM
@@ -2627,11 +2647,13 @@ const file_bloomery_v1_job_proto_rawDesc = "" +
 	"\x04disk\x18\x01 \x01(\v2\x14.bloomery.v1.DiskRefR\x04disk\x12,\n" +
 	"\x05level\x18\x02 \x01(\x0e2\x16.bloomery.v1.WipeLevelR\x05level\x12\x14\n" +
 	"\x05named\x18\x03 \x01(\bR\x05named\x12#\n" +
-	"\rextra_seconds\x18\x04 \x01(\x05R\fextraSeconds\"y\n" +
+	"\rextra_seconds\x18\x04 \x01(\x05R\fextraSeconds\"\x98\x01\n" +
 	"\x0eWriteImageStep\x12(\n" +
 	"\x04disk\x18\x01 \x01(\v2\x14.bloomery.v1.DiskRefR\x04disk\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12'\n" +
-	"\x0fmanifest_sha256\x18\x03 \x01(\tR\x0emanifestSha256\"V\n" +
+	"\x0fmanifest_sha256\x18\x03 \x01(\tR\x0emanifestSha256\x12\x1d\n" +
+	"\n" +
+	"image_keys\x18\x04 \x03(\tR\timageKeys\"V\n" +
 	"\fGrowRootStep\x12(\n" +
 	"\x04disk\x18\x01 \x01(\v2\x14.bloomery.v1.DiskRefR\x04disk\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\"\xad\x02\n" +
@@ -2654,10 +2676,12 @@ const file_bloomery_v1_job_proto_rawDesc = "" +
 	"\vkeep_others\x18\x05 \x01(\bR\n" +
 	"keepOthers\"=\n" +
 	"\x0fApplyLayoutStep\x12*\n" +
-	"\x05disks\x18\x01 \x03(\v2\x14.bloomery.v1.DiskRefR\x05disks\"P\n" +
+	"\x05disks\x18\x01 \x03(\v2\x14.bloomery.v1.DiskRefR\x05disks\"o\n" +
 	"\x0fUnpackImageStep\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12'\n" +
-	"\x0fmanifest_sha256\x18\x02 \x01(\tR\x0emanifestSha256\"h\n" +
+	"\x0fmanifest_sha256\x18\x02 \x01(\tR\x0emanifestSha256\x12\x1d\n" +
+	"\n" +
+	"image_keys\x18\x03 \x03(\tR\timageKeys\"h\n" +
 	"\x13ConfigureSystemStep\x12\x16\n" +
 	"\x06kernel\x18\x01 \x01(\tR\x06kernel\x12\x16\n" +
 	"\x06initrd\x18\x02 \x01(\tR\x06initrd\x12!\n" +

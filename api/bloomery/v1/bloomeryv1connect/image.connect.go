@@ -48,6 +48,15 @@ const (
 	// ImageServiceRemoveImageProcedure is the fully-qualified name of the ImageService's RemoveImage
 	// RPC.
 	ImageServiceRemoveImageProcedure = "/bloomery.v1.ImageService/RemoveImage"
+	// ImageServiceListImageKeysProcedure is the fully-qualified name of the ImageService's
+	// ListImageKeys RPC.
+	ImageServiceListImageKeysProcedure = "/bloomery.v1.ImageService/ListImageKeys"
+	// ImageServiceAddImageKeyProcedure is the fully-qualified name of the ImageService's AddImageKey
+	// RPC.
+	ImageServiceAddImageKeyProcedure = "/bloomery.v1.ImageService/AddImageKey"
+	// ImageServiceRevokeImageKeyProcedure is the fully-qualified name of the ImageService's
+	// RevokeImageKey RPC.
+	ImageServiceRevokeImageKeyProcedure = "/bloomery.v1.ImageService/RevokeImageKey"
 )
 
 // ImageServiceClient is a client for the bloomery.v1.ImageService service.
@@ -67,6 +76,13 @@ type ImageServiceClient interface {
 	VerifyImage(context.Context, *connect.Request[v1.VerifyImageRequest]) (*connect.Response[v1.VerifyImageResponse], error)
 	// RemoveImage removes an image from all coordinators. FAILED_PRECONDITION while a job writes it.
 	RemoveImage(context.Context, *connect.Request[v1.RemoveImageRequest]) (*connect.Response[v1.RemoveImageResponse], error)
+	// ListImageKeys lists the minisign keys that images may be signed by, and those that were revoked.
+	ListImageKeys(context.Context, *connect.Request[v1.ListImageKeysRequest]) (*connect.Response[v1.ListImageKeysResponse], error)
+	// AddImageKey makes the rack trust images that another key has signed. ALREADY_EXISTS when it does; a revoked key stays so.
+	AddImageKey(context.Context, *connect.Request[v1.AddImageKeyRequest]) (*connect.Response[v1.AddImageKeyResponse], error)
+	// RevokeImageKey ends the trust in a key at once, on all coordinators: what it has signed is neither served nor installed any more.
+	// FAILED_PRECONDITION for the last trusted key.
+	RevokeImageKey(context.Context, *connect.Request[v1.RevokeImageKeyRequest]) (*connect.Response[v1.RevokeImageKeyResponse], error)
 }
 
 // NewImageServiceClient constructs a client for the bloomery.v1.ImageService service. By default,
@@ -116,6 +132,24 @@ func NewImageServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(imageServiceMethods.ByName("RemoveImage")),
 			connect.WithClientOptions(opts...),
 		),
+		listImageKeys: connect.NewClient[v1.ListImageKeysRequest, v1.ListImageKeysResponse](
+			httpClient,
+			baseURL+ImageServiceListImageKeysProcedure,
+			connect.WithSchema(imageServiceMethods.ByName("ListImageKeys")),
+			connect.WithClientOptions(opts...),
+		),
+		addImageKey: connect.NewClient[v1.AddImageKeyRequest, v1.AddImageKeyResponse](
+			httpClient,
+			baseURL+ImageServiceAddImageKeyProcedure,
+			connect.WithSchema(imageServiceMethods.ByName("AddImageKey")),
+			connect.WithClientOptions(opts...),
+		),
+		revokeImageKey: connect.NewClient[v1.RevokeImageKeyRequest, v1.RevokeImageKeyResponse](
+			httpClient,
+			baseURL+ImageServiceRevokeImageKeyProcedure,
+			connect.WithSchema(imageServiceMethods.ByName("RevokeImageKey")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -127,6 +161,9 @@ type imageServiceClient struct {
 	getImageUpload *connect.Client[v1.GetImageUploadRequest, v1.GetImageUploadResponse]
 	verifyImage    *connect.Client[v1.VerifyImageRequest, v1.VerifyImageResponse]
 	removeImage    *connect.Client[v1.RemoveImageRequest, v1.RemoveImageResponse]
+	listImageKeys  *connect.Client[v1.ListImageKeysRequest, v1.ListImageKeysResponse]
+	addImageKey    *connect.Client[v1.AddImageKeyRequest, v1.AddImageKeyResponse]
+	revokeImageKey *connect.Client[v1.RevokeImageKeyRequest, v1.RevokeImageKeyResponse]
 }
 
 // ListImages calls bloomery.v1.ImageService.ListImages.
@@ -159,6 +196,21 @@ func (c *imageServiceClient) RemoveImage(ctx context.Context, req *connect.Reque
 	return c.removeImage.CallUnary(ctx, req)
 }
 
+// ListImageKeys calls bloomery.v1.ImageService.ListImageKeys.
+func (c *imageServiceClient) ListImageKeys(ctx context.Context, req *connect.Request[v1.ListImageKeysRequest]) (*connect.Response[v1.ListImageKeysResponse], error) {
+	return c.listImageKeys.CallUnary(ctx, req)
+}
+
+// AddImageKey calls bloomery.v1.ImageService.AddImageKey.
+func (c *imageServiceClient) AddImageKey(ctx context.Context, req *connect.Request[v1.AddImageKeyRequest]) (*connect.Response[v1.AddImageKeyResponse], error) {
+	return c.addImageKey.CallUnary(ctx, req)
+}
+
+// RevokeImageKey calls bloomery.v1.ImageService.RevokeImageKey.
+func (c *imageServiceClient) RevokeImageKey(ctx context.Context, req *connect.Request[v1.RevokeImageKeyRequest]) (*connect.Response[v1.RevokeImageKeyResponse], error) {
+	return c.revokeImageKey.CallUnary(ctx, req)
+}
+
 // ImageServiceHandler is an implementation of the bloomery.v1.ImageService service.
 type ImageServiceHandler interface {
 	ListImages(context.Context, *connect.Request[v1.ListImagesRequest]) (*connect.Response[v1.ListImagesResponse], error)
@@ -176,6 +228,13 @@ type ImageServiceHandler interface {
 	VerifyImage(context.Context, *connect.Request[v1.VerifyImageRequest]) (*connect.Response[v1.VerifyImageResponse], error)
 	// RemoveImage removes an image from all coordinators. FAILED_PRECONDITION while a job writes it.
 	RemoveImage(context.Context, *connect.Request[v1.RemoveImageRequest]) (*connect.Response[v1.RemoveImageResponse], error)
+	// ListImageKeys lists the minisign keys that images may be signed by, and those that were revoked.
+	ListImageKeys(context.Context, *connect.Request[v1.ListImageKeysRequest]) (*connect.Response[v1.ListImageKeysResponse], error)
+	// AddImageKey makes the rack trust images that another key has signed. ALREADY_EXISTS when it does; a revoked key stays so.
+	AddImageKey(context.Context, *connect.Request[v1.AddImageKeyRequest]) (*connect.Response[v1.AddImageKeyResponse], error)
+	// RevokeImageKey ends the trust in a key at once, on all coordinators: what it has signed is neither served nor installed any more.
+	// FAILED_PRECONDITION for the last trusted key.
+	RevokeImageKey(context.Context, *connect.Request[v1.RevokeImageKeyRequest]) (*connect.Response[v1.RevokeImageKeyResponse], error)
 }
 
 // NewImageServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -221,6 +280,24 @@ func NewImageServiceHandler(svc ImageServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(imageServiceMethods.ByName("RemoveImage")),
 		connect.WithHandlerOptions(opts...),
 	)
+	imageServiceListImageKeysHandler := connect.NewUnaryHandler(
+		ImageServiceListImageKeysProcedure,
+		svc.ListImageKeys,
+		connect.WithSchema(imageServiceMethods.ByName("ListImageKeys")),
+		connect.WithHandlerOptions(opts...),
+	)
+	imageServiceAddImageKeyHandler := connect.NewUnaryHandler(
+		ImageServiceAddImageKeyProcedure,
+		svc.AddImageKey,
+		connect.WithSchema(imageServiceMethods.ByName("AddImageKey")),
+		connect.WithHandlerOptions(opts...),
+	)
+	imageServiceRevokeImageKeyHandler := connect.NewUnaryHandler(
+		ImageServiceRevokeImageKeyProcedure,
+		svc.RevokeImageKey,
+		connect.WithSchema(imageServiceMethods.ByName("RevokeImageKey")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/bloomery.v1.ImageService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ImageServiceListImagesProcedure:
@@ -235,6 +312,12 @@ func NewImageServiceHandler(svc ImageServiceHandler, opts ...connect.HandlerOpti
 			imageServiceVerifyImageHandler.ServeHTTP(w, r)
 		case ImageServiceRemoveImageProcedure:
 			imageServiceRemoveImageHandler.ServeHTTP(w, r)
+		case ImageServiceListImageKeysProcedure:
+			imageServiceListImageKeysHandler.ServeHTTP(w, r)
+		case ImageServiceAddImageKeyProcedure:
+			imageServiceAddImageKeyHandler.ServeHTTP(w, r)
+		case ImageServiceRevokeImageKeyProcedure:
+			imageServiceRevokeImageKeyHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -266,4 +349,16 @@ func (UnimplementedImageServiceHandler) VerifyImage(context.Context, *connect.Re
 
 func (UnimplementedImageServiceHandler) RemoveImage(context.Context, *connect.Request[v1.RemoveImageRequest]) (*connect.Response[v1.RemoveImageResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.ImageService.RemoveImage is not implemented"))
+}
+
+func (UnimplementedImageServiceHandler) ListImageKeys(context.Context, *connect.Request[v1.ListImageKeysRequest]) (*connect.Response[v1.ListImageKeysResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.ImageService.ListImageKeys is not implemented"))
+}
+
+func (UnimplementedImageServiceHandler) AddImageKey(context.Context, *connect.Request[v1.AddImageKeyRequest]) (*connect.Response[v1.AddImageKeyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.ImageService.AddImageKey is not implemented"))
+}
+
+func (UnimplementedImageServiceHandler) RevokeImageKey(context.Context, *connect.Request[v1.RevokeImageKeyRequest]) (*connect.Response[v1.RevokeImageKeyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bloomery.v1.ImageService.RevokeImageKey is not implemented"))
 }

@@ -1,0 +1,10 @@
+CREATE TABLE image_keys (
+  id TEXT PRIMARY KEY,
+  public_key TEXT NOT NULL,
+  added INTEGER NOT NULL,
+  added_by TEXT NOT NULL,
+  revoked INTEGER NOT NULL DEFAULT 0,
+  revoked_by TEXT NOT NULL DEFAULT ''
+);
+
+ALTER TABLE images ADD COLUMN key_id TEXT NOT NULL DEFAULT '';
