@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -93,7 +94,10 @@ func TestEveryChangeIsAudited(t *testing.T) {
 
 		{bloomeryv1connect.AccessServiceAddOperatorProcedure, of(ctx, access.AddOperator, &bloomeryv1.AddOperatorRequest{Operator: &bloomeryv1.Operator{Name: "bob", Role: bloomeryv1.Role_ROLE_VIEWER}, Csr: csr}), "operator bob", "-", "role"},
 		{bloomeryv1connect.AccessServiceRevokeOperatorProcedure, of(ctx, access.RevokeOperator, &bloomeryv1.RevokeOperatorRequest{Name: "bob"}), "operator bob", "", "revoked_at"},
-		{bloomeryv1connect.AccessServiceRenewCertificateProcedure, of(ctx, access.RenewCertificate, &bloomeryv1.RenewCertificateRequest{Csr: csr}), "operator anna", "", "not_after"},
+		{bloomeryv1connect.AccessServiceRenewCertificateProcedure, func(ctx context.Context) error {
+			r.skew.Add(int64(2 * time.Second)) // certificates end at whole seconds
+			return of(ctx, access.RenewCertificate, &bloomeryv1.RenewCertificateRequest{Csr: csr})(ctx)
+		}, "operator anna", "", "not_after"},
 		{bloomeryv1connect.AccessServiceAddTokenProcedure, of(ctx, access.AddToken, &bloomeryv1.AddTokenRequest{Token: &bloomeryv1.Token{Name: "t", Role: bloomeryv1.Role_ROLE_VIEWER}}), "token t", "-", "role"},
 		{bloomeryv1connect.AccessServiceRevokeTokenProcedure, of(ctx, access.RevokeToken, &bloomeryv1.RevokeTokenRequest{Name: "t"}), "token t", "-", "revoked_at"},
 
