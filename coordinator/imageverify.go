@@ -82,13 +82,17 @@ func (c *Coordinator) verifyAt(ctx context.Context, image store.CatalogueImage, 
 // judge says what is wrong with which copies.
 func judge(name string, verdicts []verdict) error {
 	var wrong []string
-	spoilt := false
+	spoilt, forged := false, false
 	for _, found := range verdicts {
 		if found.err == nil {
 			continue
 		}
 		wrong = append(wrong, fmt.Sprintf("coordinator %s: %v", found.node, found.err))
-		spoilt = spoilt || errors.Is(found.err, images.ErrCorrupt) || errors.Is(found.err, images.ErrSignature) || connect.CodeOf(found.err) == connect.CodeInvalidArgument
+		spoilt = spoilt || errors.Is(found.err, images.ErrCorrupt) || connect.CodeOf(found.err) == connect.CodeInvalidArgument
+		forged = forged || errors.Is(found.err, images.ErrSignature)
+	}
+	if forged {
+		return invalid("signature", "SIGNATURE_WRONG", "image %s: %s", name, strings.Join(wrong, "; "))
 	}
 	if !spoilt {
 		return notNow("name", "COPY_NOT_VERIFIED", "image %s: %s", name, strings.Join(wrong, "; "))

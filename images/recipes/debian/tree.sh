@@ -84,6 +84,7 @@ configure() {
 	done
 	systemctl --root="$root" mask networking.service systemd-networkd-wait-online@.service
 	if [ "$kind" = rootfs ]; then
+		systemctl --root="$root" enable bloomery-waiting-arrays.service
 		# For whoever makes the initial RAM filesystem anew in the installed system: the volumes' keys that must be in it lie there.
 		echo 'KEYFILE_PATTERN="/etc/cryptsetup-keys.d/*.key"' >>"$root/etc/cryptsetup-initramfs/conf-hook"
 	fi
