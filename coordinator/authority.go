@@ -130,10 +130,13 @@ func (k *authorityKeeper) read(ctx context.Context) (rows []store.Authority, nod
 	return rows, nodes, err
 }
 
-// prepare makes a new or an older rack's database know its CA and who may use it.
+// prepare makes a new or an older rack's database know its CA, its key of images and who may use it.
 func (k *authorityKeeper) prepare(ctx context.Context) error {
 	if err := k.importCAs(ctx); err != nil {
 		return fmt.Errorf("take the rack's CA over from the PKI folder: %w", err)
+	}
+	if _, err := k.c.loadImageKeys(ctx); err != nil {
+		return fmt.Errorf("take the key of images over from the PKI folder: %w", err)
 	}
 	return k.c.importOperators(ctx)
 }
