@@ -33,17 +33,3 @@ func Spans(r io.ReaderAt, size int64, sectorSize int) []Span {
 	}
 	return spans
 }
-
-// PartitionGUIDs are those of the partitions in a disk's GUID table, as RFC 4122 text in lower case; none where the table is not sound.
-func PartitionGUIDs(r io.ReaderAt, size int64, sectorSize int) (guids []string) {
-	t, err := readTable(r, size, sectorSize)
-	if err != nil {
-		return nil
-	}
-	for n := 1; n <= t.count(); n++ {
-		if entry := t.entry(n); entry != nil {
-			guids = append(guids, guidText(entry[16:32]))
-		}
-	}
-	return guids
-}

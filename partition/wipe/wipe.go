@@ -1,7 +1,6 @@
 package wipe
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -35,8 +34,6 @@ type Wiper struct {
 	Stop func(ctx context.Context, dev string) error
 	// Sysfs is where sysfs is mounted; empty means /sys.
 	Sysfs string
-	// EFIVars is where the firmware's variables are; empty means /sys/firmware/efi/efivars.
-	EFIVars string
 }
 
 // slowest is what the slowest disk in use overwrites in a second, in bytes: half of what a hard disk does on its inner tracks.
@@ -59,7 +56,7 @@ func (w Wiper) Wipe(ctx context.Context, t Target, level Level, progress Progres
 		return Result{}, fmt.Errorf("wipe %s: %w", t.Path, err)
 	}
 	disks := partition.Disks{Sysfs: w.Sysfs}
-	if err := checkBootMedium(disks, t.Path, cmp.Or(w.EFIVars, "/sys/firmware/efi/efivars")); err != nil {
+	if err := checkBootMedium(disks, t.Path); err != nil {
 		return Result{}, fmt.Errorf("wipe %s: %w", t.Path, err)
 	}
 	if w.Stop != nil {
