@@ -82,8 +82,19 @@ func plainName(raw []byte) bool {
 
 func zero(p []byte) bool { return len(bytes.Trim(p, "\x00")) == 0 }
 
-// grow makes partition n of the disk end in sector end and moves the backup to the disk's end. It reads the backup back.
+// grow makes partition n of the disk end in sector end and moves the backup to the disk's end.
 func (t *table) grow(d disk, n int, end uint64) error {
+	return t.rewrite(d, func(changed *gpt.Table) {
+		for _, p := range changed.Partitions {
+			if p.Index == n {
+				p.Expand(end - p.End)
+			}
+		}
+	})
+}
+
+// rewrite writes the table with a change, its backup at the disk's end, and reads the backup back.
+func (t *table) rewrite(d disk, change func(*gpt.Table)) error {
 	if err := t.checkPlain(); err != nil {
 		return err
 	}
@@ -93,11 +104,7 @@ func (t *table) grow(d disk, n int, end uint64) error {
 		return fmt.Errorf("%w: %w", ErrTable, err)
 	}
 	changed.Resize(uint64(d.Size()))
-	for _, p := range changed.Partitions {
-		if p.Index == n {
-			p.Expand(end - p.End)
-		}
-	}
+	change(changed)
 	// fitProtectiveMBR does this: go-diskfs writes the size of a disk of more than 2^32 sectors without its upper half.
 	changed.ProtectiveMBR = false
 	if err := changed.Write(f, d.Size()); err != nil {

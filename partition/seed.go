@@ -118,28 +118,13 @@ func (t *table) seedPlace(d disk, have Table, s Seed) (place Entry, there bool, 
 
 // add writes the table with one more partition, and its backup at the disk's end.
 func (t *table) add(d disk, e Entry) error {
-	f := checkedDisk{disk: d, table: t}
-	changed, err := gpt.Read(f, t.sectorSize, t.sectorSize)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrTable, err)
-	}
-	changed.Resize(uint64(d.Size()))
-	sector := int64(t.sectorSize)
-	changed.Partitions = append(changed.Partitions, &gpt.Partition{
-		Index: e.Number, Start: uint64(e.Start / sector), End: uint64((e.Start+e.Size)/sector - 1), Size: uint64(e.Size),
-		Type: gpt.MicrosoftBasicData, GUID: e.GUID, Name: e.Label,
+	return t.rewrite(d, func(changed *gpt.Table) {
+		sector := int64(t.sectorSize)
+		changed.Partitions = append(changed.Partitions, &gpt.Partition{
+			Index: e.Number, Start: uint64(e.Start / sector), End: uint64((e.Start+e.Size)/sector - 1), Size: uint64(e.Size),
+			Type: gpt.MicrosoftBasicData, GUID: e.GUID, Name: e.Label,
+		})
 	})
-	changed.ProtectiveMBR = false
-	if err := changed.Write(f, d.Size()); err != nil {
-		return fmt.Errorf("write partition table: %w", err)
-	}
-	if err := d.Drop(); err != nil {
-		return fmt.Errorf("flush partition table: %w", err)
-	}
-	if err := changed.Verify(f, uint64(d.Size())); err != nil {
-		return fmt.Errorf("read back the backup partition table: %w", err)
-	}
-	return nil
 }
 
 // writeSeed makes the filesystem in a file and copies it onto the disk.
